@@ -10,6 +10,7 @@ from tailor.cli.output import Document, Output
 from tailor.cli.trust import granted
 from tailor.export.forms import EXPORT_FORMS, find_form
 from tailor.quiet import quiet
+from tailor.store import Store
 
 if TYPE_CHECKING:
     from tailor.export.request import Request
@@ -91,7 +92,7 @@ def execute(args: argparse.Namespace) -> int:
     from tailor.export.folder import export
 
     url = export(args.run, args.to, request(args, args.form), say=lambda line: print(line, flush=True))
-    next_step = form.next_step(url)
+    next_step = form.next_step(url) if Store(url).is_local else None  # other programs open no URLs
     if args.json:
         args.json.write(Exported(url=url, form=args.form, next=next_step))
         return 0

@@ -8,11 +8,12 @@ import importlib
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from tailor import __version__
 from tailor.cli.terminal import guarded
-from tailor.errors import RecipeError, TailorError
+from tailor.errors import RecipeError, StoreError, TailorError
 from tailor.redaction import has_credentials
 
 # Name -> (module, what it does). Modules are imported only when their command is called.
@@ -117,8 +118,8 @@ def _main(argv: Sequence[str] | None) -> int:
         args = make_parser(name, command, rest[1:]).parse_intermixed_args(rest[1:])
         output = getattr(command, "OUTPUT", None)
         if output is not None and args.json:
-            return int(output.run(command.execute, args))
-        return int(command.execute(args))
+            return int(output.run(partial(_execute, command), args))
+        return _execute(command, args)
     except SystemExit as stop:  # argparse raises it for --help and usage errors
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
@@ -133,6 +134,21 @@ def _main(argv: Sequence[str] | None) -> int:
         if debug:
             raise
         return report(error)
+
+
+def _execute(command: Any, args: argparse.Namespace) -> int:
+    """Run a command. StoreError for a full disk at any place that does not report it itself."""
+    try:
+        return int(command.execute(args))
+    except Exception as error:
+        from tailor.store.failures import is_full
+
+        if not is_full(error):
+            raise
+        reason = " ".join(str(error).split())
+        raise StoreError(
+            f"a file cannot be written: {reason}", hint="free some space, then run the same command again"
+        ) from error
 
 
 def make_parser(name: str, command: Any, words: Sequence[str] = ()) -> argparse.ArgumentParser:

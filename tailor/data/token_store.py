@@ -27,6 +27,7 @@ from tailor.data.shards import Shard
 from tailor.data.split import Split
 from tailor.errors import StoreError
 from tailor.store import OBJECT, JsonFile, Store
+from tailor.store.failures import writing
 from tailor.store.file_cache import FileCache
 from tailor.store.json_files import Count
 
@@ -159,12 +160,13 @@ def is_readable(url: str) -> bool:
 
 
 class ShardWriter:
-    """Writes one shard to a local file, batch by batch."""
+    """Writes one shard to a local file, batch by batch. StoreError when the disk is full."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._sink = pa.OSFile(str(path), "wb")
-        self._writer = pa.ipc.new_file(self._sink, SCHEMA)
+        with writing(str(path.parent)):
+            self._sink = pa.OSFile(str(path), "wb")
+            self._writer = pa.ipc.new_file(self._sink, SCHEMA)
         self.examples = 0
 
     def write(
@@ -201,12 +203,14 @@ class ShardWriter:
             to_arrow(np.zeros(count) if missing is None else missing, np.uint8),
             to_arrow(np.full(count, np.nan) if scores is None else scores, np.float32),
         ]
-        self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+        with writing(str(self.path.parent)):
+            self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         self.examples += count
 
     def close(self) -> None:
-        self._writer.close()
-        self._sink.close()
+        with writing(str(self.path.parent)):
+            self._writer.close()
+            self._sink.close()
 
 
 def ragged(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from tailor.errors import StoreError
+from tailor.errors import StoreError, TailorError
 from tailor.store.filesystem import cache_folder
 
 T = TypeVar("T")
@@ -26,6 +27,10 @@ _FULL = {
     errno.EDQUOT: "this user's disk quota is exceeded",
     errno.EFBIG: "the file would exceed the maximum file size",
 }
+_FULL_MESSAGE = re.compile(
+    r"\[Errno (27|28|122)\]|os error (27|28|122)\b|\d+ requested and \d+ written|inline_container|iostream error"
+)
+"""Of Python, Rust (safetensors), NumPy, torch.save and C++ (llama.cpp)."""
 _CREDENTIALS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, and AWS_ENDPOINT_URL if it is not Amazon's S3",
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS in the environment",
@@ -69,8 +74,15 @@ def _is_permanent(error: Exception) -> bool:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether the disk or the quota is full."""
-    return isinstance(error, OSError) and error.errno in _FULL
+    """Whether an error is one of a full disk or quota. False for a TailorError, which names the cause already."""
+    if error is None or isinstance(error, TailorError):
+        return False
+    return (isinstance(error, OSError) and error.errno in _FULL) or reports_full(str(error))
+
+
+def reports_full(message: str) -> bool:
+    """Whether a message, for example of another program, reports a write that a full disk or quota cut short."""
+    return _FULL_MESSAGE.search(message) is not None
 
 
 def is_credential(error: Exception) -> bool:
@@ -112,13 +124,17 @@ def writing(url: str, setting: str = "data.store (or save.to)") -> Iterator[None
     """Same as `naming`, for writing to a local folder. setting: the key or variable to change, for the hint."""
     try:
         yield
-    except OSError as error:
-        if reason := _UNWRITABLE.get(error.errno or 0):
-            hint = f"set {setting} to a writable folder"
-        elif reason := _FULL.get(error.errno or 0):
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if is_full(error):
+            reason = _FULL.get(number or 0, _FULL[errno.ENOSPC])
             hint = "free some space, then run the same command again"
-        else:
+        elif reason := _UNWRITABLE.get(number or 0, ""):
+            hint = f"set {setting} to a writable folder"
+        elif isinstance(error, OSError):
             raise _store_error(url, error) from error
+        else:
+            raise
         raise StoreError(f"{url} cannot be written: {reason}", hint=hint) from error
 
 

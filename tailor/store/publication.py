@@ -14,7 +14,7 @@ from typing import Any
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from tailor.errors import StoreError
-from tailor.store.failures import writing
+from tailor.store.failures import is_full, writing
 from tailor.store.json_files import VERSION, Count, JsonFile
 from tailor.store.removal import TEMPORARY, DeletionError, Made, refuse_foreign, refuse_link
 from tailor.store.scratch import Claim, lock_of
@@ -75,11 +75,14 @@ class Publication:
     def __enter__(self) -> Publication:
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        """Commit after success. Discard the files after an error in the block or in the commit."""
+    def __exit__(self, kind: object, error: BaseException | None = None, *_: object) -> None:
+        """Commit after success. Discard the files after an error in the block or in the commit. StoreError for a full disk."""
         try:
             if kind is None:
                 self.commit()
+            elif is_full(error):
+                with self._writing():
+                    raise error
         finally:
             self.discard()
 

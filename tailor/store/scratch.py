@@ -16,11 +16,15 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from tailor.errors import StoreError
+from tailor.store.failures import is_full
 from tailor.store.filesystem import cache_folder
 from tailor.store.removal import TEMPORARY
 
 PREFIX = "tailor-scratch-"
 _LOCK = ".lock"
+_FULL = 2**20
+"""Free bytes of a full disk, at most."""
 _COPIES, _UPLOADS = "files", "uploads"
 _swept: list[bool] = []
 """Not empty when this process has swept."""
@@ -52,7 +56,10 @@ def lock_of(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def scratch(root: Path | None = None) -> Iterator[Path]:
-    """A new temporary folder, removed at the end. root: its parent; by default the system's folder for temporary files."""
+    """A new temporary folder, removed at the end. root: its parent; by default the system's folder for temporary files.
+
+    StoreError when that one is full.
+    """
     if not _swept:
         _swept.append(True)
         sweep()
@@ -61,6 +68,15 @@ def scratch(root: Path | None = None) -> Iterator[Path]:
     try:
         folder.mkdir(mode=0o700)
         yield folder
+    except Exception as error:
+        if (
+            root is None and is_full(error) and shutil.disk_usage(folder).free < _FULL
+        ):  # else it is another disk
+            raise StoreError(
+                f"no space left for temporary files in {folder.parent}",
+                hint="free some space there, or set TMPDIR to a folder on another disk",
+            ) from error
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         claim.release()

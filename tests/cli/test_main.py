@@ -79,6 +79,16 @@ def test_an_internal_error_is_one_line(
     )
 
 
+def test_a_full_disk_is_no_internal_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, command(OSError(28, "No space left on device", "/x/tokens"))) == 2
+    assert capsys.readouterr().err == (
+        "tailor: a file cannot be written: [Errno 28] No space left on device: '/x/tokens'\n"
+        "  hint: free some space, then run the same command again\n"
+    )
+
+
 @pytest.mark.parametrize("arguments", [["--debug", "run"], ["run", "--debug"]])
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
     monkeypatch.setattr(cli.importlib, "import_module", lambda name: command(ValueError("odd")))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tailor.data.token_store import TokenStore
+from tailor.data.token_store import ShardWriter, TokenStore, ragged
 from tailor.errors import StoreError
 from tests.helpers.tokens import write_tokens
 
@@ -62,3 +65,14 @@ def test_a_folder_without_manifest_does_not_exist(tmp_path):
     (tmp_path / "t" / "manifest.json").unlink()
     with pytest.raises(StoreError, match="contains no prepared tokens"):
         TokenStore.open(store.url)
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Any) -> None:
+        raise OSError(28, "Error writing bytes to file")
+
+    writer = ShardWriter(tmp_path / "shard.arrow")
+    monkeypatch.setattr(writer, "_writer", SimpleNamespace(write_batch=full))
+    tokens = ragged(np.array([1, 2], np.int32), np.array([2], np.int32))
+    with pytest.raises(StoreError, match=f"^{tmp_path} cannot be written: no space left on the device"):
+        writer.write(tokens, tokens, 0, np.array([1], np.int64))

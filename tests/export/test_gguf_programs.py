@@ -106,6 +106,10 @@ def test_a_program_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
     script, model = tmp_path / converter.SCRIPT, tmp_path / "model"
     model.mkdir()
-    script.write_text("raise OSError(28, 'No space left on device')")
-    with pytest.raises(ModelError, match=r"no space for the GGUF file: .* GiB are free"):
-        converter.convert(script, model, tmp_path / "out.gguf", "f32", "mine")
+    for message in (
+        "28, 'No space left on device'",
+        "'16704 requested and 5632 written'",
+    ):  # the second is NumPy's
+        script.write_text(f"raise OSError({message})")
+        with pytest.raises(ModelError, match=r"no space for the GGUF file: .* GiB are free"):
+            converter.convert(script, model, tmp_path / "out.gguf", "f32", "mine")

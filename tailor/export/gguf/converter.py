@@ -13,6 +13,7 @@ from pathlib import Path
 from tailor.errors import ModelError
 from tailor.export.gguf import programs
 from tailor.export.gguf.pre_tokenizers import find_pre_tokenizer, is_sentencepiece
+from tailor.store.failures import reports_full
 from tailor.store.scratch import scratch
 
 SCRIPT = "convert_hf_to_gguf.py"
@@ -70,7 +71,7 @@ def convert(script: Path, model: Path, to: Path, kind: str, name: str, *, tokens
             *(["--vocab-only"] if tokens_only else []),
         ]
         status, output = programs.run(words, temporary, size)
-    if "[Errno 28]" in output or "[Errno 122]" in output:
+    if status != 0 and reports_full(output):
         raise no_space(to)
     if status != 0 or not to.is_file():
         reason, hint = _reason(status, output, model)

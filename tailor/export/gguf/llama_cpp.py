@@ -19,6 +19,7 @@ from tailor.errors import ModelError
 from tailor.export.gguf import programs
 from tailor.export.gguf.converter import no_space
 from tailor.printable import printable
+from tailor.store.failures import reports_full
 from tailor.store.scratch import scratch
 
 _PROGRAM = Path(__file__).with_name("llama_cpp_program.py")
@@ -42,7 +43,7 @@ def quantize(source: Path, to: Path, ftype: int) -> None:
         try:
             llama.call("quantize", str(source.absolute()), str(to.absolute()), ftype, torch.get_num_threads())
         except ModelError as error:
-            if "iostream error" in error.message:  # all that C++ says of a write that failed
+            if reports_full(error.message):
                 raise no_space(to) from None
             raise
 

@@ -17,6 +17,7 @@ from tailor.export.gguf.types import UNROUNDED, GgufType
 from tailor.layout import GENERATION_CONFIG, GGUF_FILE
 from tailor.store import OBJECT, Store
 from tailor.store import run_folder as runs
+from tailor.store.failures import reports_full
 from tailor.store.scratch import scratch
 
 
@@ -94,7 +95,7 @@ def _with_stops(file: Path, stop_ids: Sequence[int]) -> Path:
     files = [str(file.absolute()), str(to.absolute())]
     command = ["-m", "gguf.scripts.gguf_new_metadata", "--force", *named, *files]
     status, output = programs.run(command, file.parent, file.stat().st_size)
-    if "[Errno 28]" in output:
+    if status != 0 and reports_full(output):
         raise converter.no_space(to)
     if status != 0:
         raise ModelError(
