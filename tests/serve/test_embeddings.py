@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from tailor.artifacts.cross_encoder import CrossEncoderModel
-from tailor.artifacts.load import load_embedder
+from tailor.artifacts.load_embedder import load_embedder
 from tests.helpers import serving
 from tests.helpers.collections import embedding_model
 from tests.helpers.encoders import POSITIONS, tiny_cross_encoder
