@@ -137,7 +137,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _execute(command: Any, args: argparse.Namespace) -> int:
-    """Run a command. StoreError for a full disk at any place that does not report it itself."""
+    """Run a command. StoreError for a full disk wherever the command does not report it itself."""
     try:
         return int(command.execute(args))
     except Exception as error:
