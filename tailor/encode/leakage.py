@@ -1,29 +1,35 @@
-"""Evaluation rows that are training rows, found by a hash of their content, over all sources."""
+"""Rows of evaluation sources that are training rows, found by a hash of their content, over all sources.
+
+The tasks of the evaluation sources come first. Those of the training sources then report the hashes that they have in
+common, so that no process keeps a hash of every training row.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from tailor.encode.counted_rows import NAMED
-from tailor.encode.report import TaskReport
+from tailor.encode.report import NO_HASHES, TaskReport
 
 
-def leaks(own: Sequence[TaskReport], everything: Sequence[TaskReport]) -> dict[str, Any]:
+def distinct_hashes(reports: Iterable[TaskReport]) -> np.ndarray:
+    """uint64[n]: the hashes that tasks reported, each once."""
+    return np.unique(np.concatenate([NO_HASHES, *(report.hashes for report in reports)]))
+
+
+def leaks(own: Sequence[TaskReport], training: Iterable[TaskReport]) -> dict[str, Any]:
     """How many rows of an evaluation source are training rows, and the first of them.
 
-    Rows are equal when their content is; answers to one prompt and passages of one query count as one.
+    own: the reports of the source's tasks; training: those of all training tasks. Rows are equal when their content is; answers
+    to one prompt and passages of one query count as one.
     """
-    hashes = [report.hashes["train"] for report in everything if "train" in report.hashes]
-    trained = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
+    trained = distinct_hashes(training)
     count, first = 0, []
     for report in own:
-        mine = report.hashes.get("evaluation")
-        if mine is None:
-            continue
-        at = np.flatnonzero(np.isin(mine, trained))
+        at = np.flatnonzero(np.isin(report.hashes, trained))
         count += len(at)
         first += ["{}:{}".format(*report.hashed_rows[index]) for index in at[: NAMED - len(first)]]
     return {"count": count, "first": first}

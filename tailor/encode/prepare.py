@@ -7,7 +7,7 @@ import re
 import socket
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tailor.data.blocks import Blocks
@@ -17,7 +17,7 @@ from tailor.encode.embedding_examples import GRITLM, TextFormat
 from tailor.encode.examples import Encoder
 from tailor.encode.fingerprint import ENCODE_VERSION, fingerprint_of
 from tailor.encode.inputs import Inputs
-from tailor.encode.leakage import leaks
+from tailor.encode.leakage import distinct_hashes, leaks
 from tailor.encode.report import Lengths, TaskReport, check_budget, source_report, split_report
 from tailor.encode.similarity.overlap import benchmark_reference
 from tailor.encode.similarity.selection import without_duplicates
@@ -152,7 +152,7 @@ def _write(
             benchmarks = benchmark_reference(data.decontaminate, "data.decontaminate")
         if data.deduplicate is not None:
             tasks = without_duplicates(runner, tasks, near=data.deduplicate == "near")
-        work = Work(encoder, data.holdout, staging.url, data.max_length, bool(sources.evaluation), benchmarks)
+        work = Work(encoder, data.holdout, staging.url, data.max_length, benchmarks=benchmarks)
         reports, lengths = _run(runner, work, tasks, progress)
         manifest = _manifest(
             fingerprint, train_fingerprint, encoder.tokenizer, rules, sources, tasks, reports, lengths
@@ -211,17 +211,22 @@ def tasks_of(sources: Sources, *, scored: bool = False) -> list[Task]:
 def _run(
     runner: Runner, work: Work, tasks: Sequence[Task], progress: Callable[[Progress], None] | None
 ) -> tuple[list[TaskReport], Lengths]:
-    """The reports of the tasks in their order, and the lengths of the examples."""
+    """The reports of the tasks in their order, and the lengths of the examples. Those of evaluation sources run first."""
     reports: dict[int, TaskReport] = {}
     lengths = Lengths()
     total, rows, size = sum(task.size for task in tasks), 0, 0
-    for report in runner(work, tasks):
-        reports[report.number] = report
-        task = tasks[report.number]
-        lengths.take(report, task.split, task.source)
-        rows, size = rows + report.rows, size + task.size
-        if progress is not None:
-            progress(Progress(rows, size, total))
+    for split in ("evaluation", "train"):
+        part = [task for task in tasks if task.split == split]
+        if not part:
+            continue
+        work = replace(work, evaluated=distinct_hashes(reports.values()))
+        for report in runner(work, part):
+            reports[report.number] = report
+            task = tasks[report.number]
+            lengths.take(report, task.split, task.source)
+            rows, size = rows + report.rows, size + task.size
+            if progress is not None:
+                progress(Progress(rows, size, total))
     return [reports[task.number] for task in tasks], lengths
 
 
@@ -236,6 +241,7 @@ def _manifest(
     lengths: Lengths,
 ) -> dict[str, Any]:
     shards, source_reports = [], []
+    training = [report for task, report in zip(tasks, reports, strict=True) if task.split == "train"]
     template = tokenizer.template if rules is not None else None
     for split, index, resolved in sources:
         numbers = [at for at, task in enumerate(tasks) if (task.split, task.source) == (split, index)]
@@ -255,7 +261,7 @@ def _manifest(
         counts["unused"] = merged([report.unused for report in task_reports], text)
         counts["changes"] = merged([report.changes for report in task_reports])
         if split == "evaluation":
-            counts["in_training"] = leaks(task_reports, reports)
+            counts["in_training"] = leaks(task_reports, training)
         source_reports.append(counts)
     return {
         "fingerprint": fingerprint,

@@ -23,6 +23,7 @@ REMOVED = ("duplicate", "near_duplicate", "contaminated", SHORT)
 """Reasons of rows that the recipe asks to leave out: `data.deduplicate`, `data.decontaminate` and `data.min_length`. The budget
 does not limit them."""
 MISSING_NEGATIVES = "add negatives with `tailor mine`"
+NO_HASHES = np.zeros(0, np.uint64)
 MISSING_SCORES = "add the scores of a teacher with `tailor score`, or remove method.distillation"
 
 
@@ -81,10 +82,10 @@ class TaskReport:
     lengths: dict[str, LengthCounts] = field(default_factory=dict)
     blocks: dict[str, list[Blocks]] = field(default_factory=dict)
     """split -> the blocks of each of its shards, for the batches of large splits."""
-    hashes: dict[str, np.ndarray] = field(default_factory=dict)
-    """Content of the rows kept: split -> uint64, where the recipe has evaluation sources."""
+    hashes: np.ndarray = field(default_factory=lambda: NO_HASHES)
+    """uint64: the content of the rows kept, of an evaluation source all, of a training source those that are evaluated too."""
     hashed_rows: list[tuple[str, int]] = field(default_factory=list)
-    """The evaluation rows that have a hash, as (file label, row)."""
+    """The rows of an evaluation source that have a hash, as (file label, row)."""
     supervised: Counter[str] = field(default_factory=Counter)
 
     def leave_out(self, reason: str, label: str, row: int, detail: str) -> None:

@@ -19,7 +19,7 @@ from tailor.encode.length_counts import NO_LENGTHS, LengthCounts
 from tailor.encode.masks import EncodedExample
 from tailor.encode.readers import FileRange, Reader
 from tailor.encode.records import Record, Relevance, RowError, content_hash
-from tailor.encode.report import TaskReport, WrittenShard
+from tailor.encode.report import NO_HASHES, TaskReport, WrittenShard
 from tailor.encode.similarity.overlap import Reference
 from tailor.encode.similarity.texts import HashedTexts, texts_of
 from tailor.encode.sources import Resolved
@@ -110,15 +110,15 @@ class Work:
 
     holdout: fraction of the training rows to move to the evaluation split. staging: URL of the folder for the shards.
     row_length: tokens of a packed or joined row, `data.max_length`.
-    hashed: whether the rows' content is compared between training and evaluation. benchmarks: training rows that
-    contain one of these texts are left out.
+    evaluated: uint64[n], hashes of the rows of evaluation sources, among which training rows are looked up. benchmarks: training
+    rows that contain one of these texts are left out.
     """
 
     encoder: Encoder
     holdout: float | None
     staging: str
     row_length: int
-    hashed: bool = False
+    evaluated: np.ndarray = field(default_factory=lambda: NO_HASHES)
     benchmarks: Reference | None = None
 
     @property
@@ -129,7 +129,7 @@ class Work:
     def __call__(self, task: Task) -> TaskReport:
         report = TaskReport(task.number)
         staging = Store(self.staging)
-        hashes: dict[str, list[int]] = {}
+        hashes: list[int] = []
         with scratch() as temporary:
             shards = _Shards(
                 task, staging.local_path() if staging.is_local else temporary, report, self.row_length
@@ -148,15 +148,18 @@ class Work:
                         split = split_of(task.split, self.holdout, record)
                         report.held_out += split != task.split
                         shards.add(split, label, dataset, row, outcome.examples)
-                        if self.hashed:
-                            hashes.setdefault(split, []).append(content_hash(record))
-                            if split == "evaluation":
-                                report.hashed_rows.append((label, row))
+                        if task.split == "evaluation":
+                            hashes.append(content_hash(record))
+                            report.hashed_rows.append((label, row))
+                        elif split == "train" and len(self.evaluated):
+                            hashes.append(content_hash(record))
                 shards.flush()
             for path in shards.close():
                 if not staging.is_local:
                     staging.put_file(path, path.name)
-        report.hashes = {split: np.array(found, np.uint64) for split, found in hashes.items()}
+        report.hashes = np.array(hashes, np.uint64)
+        if task.split == "train":
+            report.hashes = np.intersect1d(report.hashes, self.evaluated)
         return report
 
     def _without_matches(self, batch: Batch, benchmarks: Reference, report: TaskReport) -> Batch:

@@ -7,9 +7,14 @@ import shutil
 import pytest
 
 from tailor.encode import sources
+from tailor.encode.prepare import prepare
 from tailor.encode.report import notes
 from tailor.encode.splits import file_split
+from tailor.encode.tasks import in_process
 from tailor.errors import DataError
+from tailor.spec.data import Data
+from tailor.spec.methods.sft import Sft
+from tailor.spec.model import Model
 from tests.helpers.preparation import Bench, talk, write
 
 
@@ -125,3 +130,36 @@ def test_evaluation_rows_that_are_training_rows_are_counted(bench: Bench, monkey
     report, (_, _, found) = evaluated(bench, [{"path": first}, {"path": second}], [{"path": apart}])
     assert found == {"count": 0, "first": []}
     assert notes(report, None) == []
+
+
+def test_training_tasks_report_only_the_rows_that_are_evaluated_too(bench: Bench, monkeypatch):
+    """Of thousands of tasks, the process that merges their reports keeps no hash of every row."""
+    monkeypatch.setattr(sources, "PART_BYTES", 500)
+    trained = write(bench.folder / "trained.jsonl", [talk(n) for n in range(100)])
+    own = [
+        write(bench.folder / f"{name}.jsonl", [talk(n) for n in numbers])
+        for name, numbers in {"first": (3, 100, 50), "second": (50, 200, 50)}.items()
+    ]
+    hashes: dict[str, list[int]] = {"train": [], "evaluation": []}
+
+    def runner(work, tasks):
+        for task, report in zip(tasks, in_process(work, tasks), strict=True):
+            hashes[task.split].append(len(report.hashes))
+            yield report
+
+    data = Data(
+        train=[{"path": trained}],
+        evaluation=[{"path": path} for path in own],
+        template="chatml",
+        max_length=256,
+    )
+    model, method = Model(path=str(bench.model)), Sft(name="sft")
+    manifest = prepare(data, model, method, bench.store, runner=runner).tokens.manifest
+    assert len(hashes["train"]) > 10
+    assert sum(hashes["train"]) == 2
+    assert sum(hashes["evaluation"]) == 6
+    found = [source["in_training"] for source in manifest["report"]["sources"][1:]]
+    assert found == [
+        {"count": 2, "first": [f"{own[0]}:1", f"{own[0]}:3"]},
+        {"count": 2, "first": [f"{own[1]}:1", f"{own[1]}:3"]},
+    ]
