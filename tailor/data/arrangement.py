@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -74,8 +75,13 @@ class Arrangement:
         """The row that consists of the examples of these groups."""
         if self._are_all:
             return tuple(groups)
-        starts, ends = self._groups.starts, self._groups.ends
-        return tuple(example for group in groups for example in range(starts[group], ends[group]))
+        starts, ends = self._bounds
+        return tuple([example for group in groups for example in range(starts[group], ends[group])])
+
+    @cached_property
+    def _bounds(self) -> tuple[list[int], list[int]]:
+        """`starts` and `ends` of the groups: reading numbers from arrays one by one would take most of the time of `row`."""
+        return self._groups.starts.tolist(), self._groups.ends.tolist()
 
     def grouped(self, order: np.ndarray, generator: np.random.Generator) -> list[Batch]:
         """Batches of groups with similar lengths, which reduces padding."""

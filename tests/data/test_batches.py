@@ -61,6 +61,28 @@ def test_best_fit_takes_the_tightest_row() -> None:
     assert sorted(pack(np.arange(5), lengths, 100)) == [(0, 2), (1, 3, 4)]
 
 
+def fitted(lengths: np.ndarray, capacity: int, tightest: bool) -> list[tuple[int, ...]]:
+    """Rows of examples, the longest first: each in the first row of least room, or (the control) in the first with room."""
+    rows: list[list[int]] = []
+    for example in np.argsort(-lengths, kind="stable").tolist():
+        room = [
+            (capacity - int(lengths[row].sum()) - int(lengths[example]), at) for at, row in enumerate(rows)
+        ]
+        fits = [(free if tightest else 0, at) for free, at in room if free >= 0]
+        if not fits:
+            rows.append([])
+        rows[min(fits)[1] if fits else -1].append(example)
+    return [tuple(row) for row in rows]
+
+
+def test_the_rows_of_best_fit_are_those_of_its_definition() -> None:
+    """With equal lengths, and with examples longer than a row."""
+    lengths = np.random.default_rng(2).integers(1, 140, size=300)
+    packed = pack(np.arange(300), lengths, 128)
+    assert packed == fitted(lengths, 128, tightest=True)
+    assert packed != fitted(lengths, 128, tightest=False)
+
+
 def test_unpacked_batches_have_examples_of_similar_length() -> None:
     def padding(batches: list[list[tuple[int, ...]]]) -> float:
         longest = [max(LENGTHS[row[0]] for row in batch) * len(batch) for batch in batches]
