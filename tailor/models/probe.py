@@ -213,25 +213,31 @@ def prefixes_are_shareable(
     """Whether two documents that share their first tokens give the same as apart. bool[], because `Strategy.forward` returns
     tensors only.
 
-    The common tokens and those of each document exceed SHORT, to which the rules are shortened. tokens: maximum of a forward
-    pass in training.
+    The common tokens and those of each document exceed SHORT, to which the rules are shortened. Compared are the tokens of each
+    document by itself: among all tokens, the error of a few would pass for rounding. tokens: maximum of a forward pass in training.
     """
     if model.layout != "stream" or model.base.config._attn_implementation != attention.NAME:
         return torch.tensor(False)
     count = STREAM_MULTIPLE  # the stream is shorter with than without one of the copies
     ids = _ids(model, device, count + FIRST + SECOND).cpu().numpy()  # int64[n]
     pair = [
-        Document(part, targets_of(part, np.array([[0, len(part)]])))
+        Document(part, targets_of(part, np.array([[count, len(part)]])))
         for part in (ids[: count + FIRST], np.concatenate([ids[:count], ids[count + FIRST :]]))
     ]
-    shared, apart = (collate([pair], "stream", share_prefixes=share).to(device) for share in (True, False))
+
+    def states(share: bool) -> tuple[torch.Tensor, ...]:
+        """Hidden states that predict the tokens of each document's own, [S, H]."""
+        batch = collate([pair], "stream", share_prefixes=share).to(device)
+        return model.at_predictions(batch)[0].split(batch.supervised.tolist())
+
     with visibility.short_rules(model.base, tokens=tokens):
-        expected = model.at_predictions(apart)[0]  # [S, H]
+        apart = states(share=False)
         try:
-            found = model.at_predictions(shared)[0]  # [S, H]
+            shared = states(share=True)
         except (ValueError, TypeError, RuntimeError):  # the model or its attention does not support it
             return torch.tensor(False)
-    return torch.tensor(_close(found, expected, _rounding(model, device, dtype)))
+    rounding = _rounding(model, device, dtype)
+    return torch.tensor(all(_close(*both, rounding) for both in zip(shared, apart, strict=True)))
 
 
 @torch.no_grad()

@@ -169,6 +169,15 @@ def with_the_other_answer(documents: Documents) -> Documents:
     return replace(documents, shared=SharedPrefixes(torch.cat(keys), Documents.packed(lengths, CPU)))
 
 
+def without_its_first_token(documents: Documents) -> Documents:
+    """The mistake: the second answer does not attend to the first token of the prompt."""
+    assert documents.shared is not None
+    keys, bounds = documents.shared.keys, documents.shared.documents.bounds
+    parts = [keys[start + index % 2 : stop] for index, (start, stop) in enumerate(bounds)]
+    lengths = [len(part) for part in parts]
+    return replace(documents, shared=SharedPrefixes(torch.cat(parts), Documents.packed(lengths, CPU)))
+
+
 @pytest.mark.parametrize("mistake", [without_the_prompt, with_the_other_answer])
 def test_control_another_mask_differs(tmp_path: Path, mistake: Callable[[Documents], Documents]) -> None:
     model = load(tiny_llama(tmp_path)).double()
@@ -179,6 +188,24 @@ def test_control_another_mask_differs(tmp_path: Path, mistake: Callable[[Documen
     found = differences(model, wrong, collate(rows, "stream"))
     assert found[0] > 1000 * LOSS
     assert found[1] > 1e-2
+
+
+def test_the_probe_tells_a_mistake_from_the_rounding_of_16_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(tiny_llama(tmp_path))
+    assert probe.prefixes_are_shareable(model, CPU, torch.bfloat16)
+    for mistake in (without_the_prompt, with_the_other_answer, without_its_first_token):
+
+        def mistaken(*arguments: Any, mistake: Any = mistake, **options: Any) -> TokenBatch:
+            batch = collate(*arguments, **options)
+            assert batch.documents is not None
+            if batch.documents.shared is None:
+                return batch
+            return replace(batch, documents=mistake(batch.documents))
+
+        monkeypatch.setattr(probe, "collate", mistaken)
+        assert not probe.prefixes_are_shareable(model, CPU, torch.bfloat16), mistake
 
 
 def test_models_that_cannot_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
