@@ -181,7 +181,8 @@ def _attend(
         *(tensor.split([end - start for start, end in its.bounds], dim=2) for tensor, its in pieces),
         strict=True,
     )  # [1, h, length, d] each
-    out = [_one_document(*part, dropout, scaling, rule, sinks) for part in parts]
+    whole = queries.shared is not None  # with segments, the rounding of earlier versions is kept
+    out = [_one_document(*part, dropout, scaling, rule, sinks, whole) for part in parts]
     return torch.cat(out, dim=2).transpose(1, 2)  # [1, T, h, d]
 
 
@@ -193,15 +194,19 @@ def _one_document(
     scaling: float | None,
     rule: Rule,
     sinks: torch.Tensor | None = None,
+    whole: bool = False,
 ) -> torch.Tensor:
-    """query: [1, h, q, d]; key, value: [1, kv heads, n, d]; returns [1, h, q, d], for the last q of a document's n tokens."""
+    """Attention of the last q of a document's n tokens. query: [1, h, q, d]; key, value: [1, kv heads, n, d]; returns [1, h, q, d].
+
+    whole: let all n attend where q are more than half of them. The causal kernel computes half of n · n products and needs no
+    mask, against q · n products and numbers of a mask.
+    """
     length, last = key.shape[2], query.shape[2]
     mask = None
-    if (
-        sinks is not None
-        or (rule.window is not None and length > rule.window)
-        or (rule.causal and last < length)
-    ):
+    needs_mask = sinks is not None or (rule.window is not None and length > rule.window)
+    if whole and rule.causal and not needs_mask and last < length < 2 * last:
+        query = functional.pad(query, (0, 0, length - last, 0))  # [1, h, n, d]
+    if needs_mask or (rule.causal and query.shape[2] < length):
         positions = torch.arange(length, device=query.device)  # int64[n]
         mask = rule.sees(positions[length - last :, None], positions[None, :])  # bool[q, n]
     if sinks is not None:
@@ -209,7 +214,7 @@ def _one_document(
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
         query, key, value = _with_sink(query, key, value, sinks / scaling)
         mask = functional.pad(mask, (0, 1), value=True)  # bool[q, n + 1]
-    return functional.scaled_dot_product_attention(
+    out = functional.scaled_dot_product_attention(
         query,
         key,
         value,
@@ -219,6 +224,7 @@ def _one_document(
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
+    return out if out.shape[2] == last else out[:, :, -last:]
 
 
 def _with_sink(

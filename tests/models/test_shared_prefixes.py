@@ -153,6 +153,27 @@ def test_shared_equals_apart(tmp_path: Path, name: str) -> None:
     assert found[1] <= GRADIENTS
 
 
+def test_no_mask_is_made_for_long_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would have as many numbers as products, of which the causal kernel computes half. The control: a long prompt."""
+    masks: list[tuple[int, ...]] = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def counted(*arguments: Any, attn_mask: torch.Tensor | None, **options: Any) -> torch.Tensor:
+        if attn_mask is not None:
+            masks.append(tuple(attn_mask.shape))
+        return attend(*arguments, attn_mask=attn_mask, **options)
+
+    model = load(tiny_llama(tmp_path))
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+    for lengths, expected in (((30, 50, 40), set()), ((90, 50, 40), {(40, 130)})):
+        batch = collate(pairs([lengths]), "stream", share_prefixes=True)
+        assert batch.documents is not None
+        assert batch.documents.shared_tokens == lengths[0]
+        masks.clear()
+        model.log_probabilities(batch)
+        assert set(masks) == expected
+
+
 def without_the_prompt(documents: Documents) -> Documents:
     """The mistake: the second answer attends to itself alone."""
     return replace(documents, shared=None)
