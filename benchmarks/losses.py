@@ -1,4 +1,4 @@
-"""Print every loss of the parity cases and of the quickstart to the last bit, to compare two versions.
+"""Print every loss of the parity cases, the preference methods and the quickstart to the last bit, to compare two versions.
 
 OMP_NUM_THREADS=1 python benchmarks/losses.py > after.txt
 """
@@ -36,6 +36,23 @@ def parity(folder: Path) -> None:
         print(f"{case}:", *(float(loss).hex() for loss in losses), flush=True)
 
 
+def preference(folder: Path) -> None:
+    """A line per case of tests/train/test_preference.py: the loss, accuracy and margin of each step and of the evaluation."""
+    from tests.helpers.hosts import PlainHost
+    from tests.helpers.models import tiny_llama
+    from tests.helpers.preference_stores import pairs, rated, write_groups
+    from tests.train.test_preference import CASES, PROMPT, curve, planned
+
+    model = tiny_llama(folder / "preference")
+    stores = {
+        "dpo": write_groups(folder / "pairs", pairs(60, prompt=PROMPT), pairs(7, seed=1, prompt=PROMPT)),
+        "kto": write_groups(folder / "rated", rated(90), rated(9, seed=1)),
+    }
+    for case, sections in CASES.items():
+        found = curve(PlainHost(), planned(model, stores, folder / "preference runs" / case, **sections))
+        print(f"{case}:", *(float(figure).hex() for figures in found for figure in figures), flush=True)
+
+
 def quickstart(folder: Path) -> None:
     """The losses of every step and of the evaluations."""
     command = [sys.executable, "-m", "tailor", "run", "recipes/quickstart.yaml", f"save.to={folder / 'run'}"]
@@ -49,4 +66,5 @@ def quickstart(folder: Path) -> None:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
         parity(Path(name))
+        preference(Path(name))
         quickstart(Path(name))

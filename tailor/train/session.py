@@ -143,8 +143,8 @@ def open_session(plan: Plan, host: Host) -> Session:
 
 def shares_prompts(plan: Plan, strategy: Strategy, device: torch.device) -> bool:
     """Whether a forward pass computes the prompt of a pair of answers once. A collective call."""
-    # NEFTune draws the noise of each document, and the losses of routers are means over the tokens of both answers.
-    excluded = plan.method.embedding_noise or plan.sequence_parallel > 1 or strategy.model.router is not None
+    # NEFTune draws the noise of each document, and the losses of routers are means over the tokens of each answer.
+    excluded = plan.method.embedding_noise or strategy.model.router is not None
     if not plan.method.shares_prompts or excluded:
         return False
     return _passes(
