@@ -36,13 +36,9 @@ class RankingBatches(Batches):
         every = np.ones(len(self._starts), bool)
         units = units_of(split, self._starts)
         self._others = OtherNegatives(self._starts, self._ends, every, units, queries=0)
-        longest = np.array(
-            [
-                self.lengths[start:end].max(initial=0)
-                for start, end in zip(self._starts, self._ends, strict=False)  # an empty split has one end
-            ],
-            np.int64,
-        )
+        longest = np.zeros(0, np.int64)  # of an empty split
+        if len(self._starts):
+            longest = np.maximum.reduceat(self.lengths, self._starts)
         filled = np.minimum(longest + self.lengths.max(initial=0), spec.max_length)
         longest = np.where(self._lacks, np.maximum(longest, filled), longest)
         self._whole = np.where(self._lacks, self._sizes + (self._ranked - 1) * longest, self._sizes)
