@@ -23,8 +23,8 @@ REMOVED = ("duplicate", "near_duplicate", "contaminated", SHORT)
 """Reasons of rows that the recipe asks to leave out: `data.deduplicate`, `data.decontaminate` and `data.min_length`. The budget
 does not limit them."""
 MISSING_NEGATIVES = "add negatives with `tailor mine`"
-NO_HASHES = np.zeros(0, np.uint64)
 MISSING_SCORES = "add the scores of a teacher with `tailor score`, or remove method.distillation"
+NO_HASHES = np.zeros(0, np.uint64)
 
 
 @dataclass(frozen=True)
