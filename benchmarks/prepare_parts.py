@@ -86,7 +86,7 @@ def clocks_of_preparation() -> Clocks:
         ("normalizing", tasks, "guarded"),
         ("normalizing", Watch, "add"),
         ("rendering", masks, "render", "render_marked"),
-        ("tokenizing", Tokenizer, "encode_batch", "encode_with_positions", "encode_continuation", "encode"),
+        ("tokenizing", Tokenizer, "encode_batch", "encode_with_positions", "encode"),
         ("masks", Encoder, "__call__"),
         ("writing", tasks._Shards, "add", "flush", "close"),
         ("report", prepare, "_manifest"),

@@ -5,8 +5,9 @@
     python benchmarks/startup.py --recipe r.yaml scale.workers=4
 
 Each line is one part: {"part", "seconds", "workers", "run"}. `interpreter` goes from the process's
-start to the command's first line of work, `prepare` covers data, `model` loads the weights, and
-`total` reaches to the end of the first step. `total_own` leaves out model load and preparation.
+start to the command's first line of work, `prepare` covers data, `workers` reaches until the workers
+have imported everything, `model` loads the weights, and `total` reaches to the end of the first
+step. `total_own` leaves out model load and preparation.
 The first of the repeats warms the file cache, so the smallest total is the one to quote.
 """
 

@@ -13,7 +13,7 @@ from tailor.artifacts.find import find_artifact, refuse_reranker
 from tailor.artifacts.load import Loaded, load_beside, load_run
 from tailor.artifacts.load_embedder import load_embedder, load_with_embedder
 from tailor.artifacts.long_prompts import PromptRetrieval, prompt_retrieval
-from tailor.encode.tokenizer import load_config
+from tailor.encode.model_files import load_config
 from tailor.layout import ADAPTER_CONFIG, EMBEDDING, GENERATIVE_ATTENTION
 from tailor.models.adapter_files import read_config
 from tailor.models.embedding.embedder import Embedder

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from tailor import __version__
 from tailor.cli.terminal import guarded
 from tailor.errors import RecipeError, StoreError, TailorError
+from tailor.imports import uncollected
 from tailor.redaction import has_credentials
 
 # Name -> (module, what it does). Modules are imported only when their command is called.
@@ -114,7 +115,8 @@ def _main(argv: Sequence[str] | None) -> int:
         print("  hint: remove them and put secrets into the environment (HF_TOKEN, AWS_…)", file=sys.stderr)
         return 2
     try:
-        command = importlib.import_module(COMMANDS[name][0])
+        with uncollected():
+            command = importlib.import_module(COMMANDS[name][0])
         args = make_parser(name, command, rest[1:]).parse_intermixed_args(rest[1:])
         output = getattr(command, "OUTPUT", None)
         if output is not None and args.json:

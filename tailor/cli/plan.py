@@ -85,8 +85,8 @@ def execute(args: argparse.Namespace) -> int:
             raise ScaleError(f"scale.gpu is false, but {device.name} is a GPU", hint="add scale.gpu=auto")
     quiet()
     from tailor.artifacts.passage_scorer import scorer_of
+    from tailor.encode.model_files import load_config
     from tailor.encode.prepare import prepare
-    from tailor.encode.tokenizer import load_config
     from tailor.onray import cluster
     from tailor.onray.kept_tokens import kept_tokens
     from tailor.onray.planning import examine, examine_data, notes, planner, tokens_root

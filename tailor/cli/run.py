@@ -14,6 +14,7 @@ from tailor.cli.recipe_arguments import add_recipe
 from tailor.cli.resumable import load_to_run
 from tailor.cli.worker_options import add_verbose_option
 from tailor.errors import StoreError
+from tailor.imports import uncollected
 from tailor.layout import PLAN, RECIPE, REPORT
 from tailor.quiet import quiet
 
@@ -45,13 +46,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    recipe = load_to_run(args.recipe, args.overrides)
+    with uncollected():  # of pydantic's models
+        recipe = load_to_run(args.recipe, args.overrides)
     if not args.verbose:
         quiet()
-    from tailor.cli.display import Display
-    from tailor.onray import run
-    from tailor.onray.interrupts import Terminated
-    from tailor.runs import environment
+    with uncollected():
+        from tailor.cli.display import Display
+        from tailor.onray import run
+        from tailor.onray.interrupts import Terminated
+        from tailor.runs import environment
 
     if recipe.save.to.startswith("memory:"):
         raise StoreError(

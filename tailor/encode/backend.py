@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tokenizers
@@ -34,6 +35,24 @@ def with_named_tokens(backend: tokenizers.Tokenizer, config: dict[str, Any]) -> 
         [AddedToken(text, special=True, normalized=False) for text in named if text and text not in known]
     )
     return backend
+
+
+def with_added_tokens(
+    content: str, config: dict[str, Any], added: Mapping[int, AddedToken]
+) -> tuple[str, dict[str, Any]]:
+    """The content of tokenizer.json and tokenizer_config.json with these added tokens in place of theirs, by id."""
+    names = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+    fields = {
+        number: {name: getattr(token, name) for name in names} for number, token in sorted(added.items())
+    }
+    entries = [{"id": number, **values} for number, values in fields.items()]
+    content = json.dumps({**json.loads(content), "added_tokens": entries}, indent=2, ensure_ascii=False)
+    if config.get("added_tokens_decoder"):
+        config = {
+            **config,
+            "added_tokens_decoder": {str(number): values for number, values in fields.items()},
+        }
+    return content, config
 
 
 def without_side_effects(content: dict[str, Any]) -> dict[str, Any]:

@@ -137,11 +137,11 @@ class TextEncoder:
             if instruction not in heads:
                 head = self.tokenizer.encode(self.format.before(instruction))
                 heads[instruction] = [*prefix, *head]
-        encodings = self.tokenizer.encode_continuation([text for _, text in texts])
+        bodies = self.tokenizer.encode_batch([text for _, text in texts], continues=True)
         encoded = []
-        for (instruction, _), encoding in zip(texts, encodings, strict=True):
-            head, body = heads[instruction], encoding.ids
-            ids = np.array(head + body, np.int32)  # [T]
+        for (instruction, _), body in zip(texts, bodies, strict=True):
+            head = heads[instruction]
+            ids = np.concatenate([np.array(head, np.int32), body])  # [T]
             encoded.append(TextTokens(ids, [(len(head), len(ids))]))
         return encoded
 

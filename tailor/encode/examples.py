@@ -160,12 +160,11 @@ class Encoder:
         prefix, eos = self.tokenizer.prefix, require_eos(self.tokenizer)
         results: list[list[EncodedExample] | RowError] = []
         for ids in self.tokenizer.encode_batch([record.text for record in records]):
-            if prefix and ids[: len(prefix)] == prefix:
+            if prefix and ids[: len(prefix)].tolist() == prefix:
                 results.append(_DOUBLE_BOS)
                 continue
-            if not ids or ids[-1] != eos:
-                ids.append(eos)
-            whole = np.fromiter(prefix + ids if prefix else ids, np.int32)
+            end = [] if len(ids) and ids[-1] == eos else [eos]
+            whole = np.concatenate([np.array(prefix, np.int32), ids, np.array(end, np.int32)])
             results.append([EncodedExample(whole, [(0, len(whole))], head=len(prefix))])
         return results
 
@@ -173,19 +172,19 @@ class Encoder:
         """The prompt, encoded on its own as at generation; the response as its continuation; EOS."""
         prefix, eos = self.tokenizer.prefix, require_eos(self.tokenizer)
         prompts = self.tokenizer.encode_batch([record.prompt for record in records])
-        responses = self.tokenizer.encode_continuation([record.response for record in records])
+        responses = self.tokenizer.encode_batch([record.response for record in records], continues=True)
         results: list[list[EncodedExample] | RowError] = []
         for prompt, response in zip(prompts, responses, strict=True):
-            if prefix and prompt[: len(prefix)] == prefix:
+            if prefix and prompt[: len(prefix)].tolist() == prefix:
                 results.append(_DOUBLE_BOS)
                 continue
-            answer = list(response.ids)
+            answer = response.tolist()
             if answer[-1:] != [eos]:
                 answer.append(eos)
             if answer.index(eos) < len(answer) - 1:
                 results.append(RowError(CONTROL, "the response has the end-of-text token inside its text"))
                 continue
-            whole = np.array(prefix + prompt + answer, np.int32)
+            whole = np.concatenate([np.array(prefix, np.int32), prompt, np.array(answer, np.int32)])
             start = 0 if self._train_on == "everything" else len(whole) - len(answer)
             results.append([EncodedExample(whole, [(start, len(whole))], head=len(prefix))])
         return results

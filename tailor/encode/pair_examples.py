@@ -50,7 +50,7 @@ def pairs(
     """
     template = PairTemplate.of(tokenizer)
     texts = [text_of(text) for record in records for text in _texts(record)]
-    encoded = iter(list(tokenizer.encode_batch(texts)))
+    encoded = iter([ids.tolist() for ids in tokenizer.encode_batch(texts)])
     groups: list[list[EncodedExample] | RowError] = []
     for record in records:
         query, *passages = [next(encoded) for _ in _texts(record)]

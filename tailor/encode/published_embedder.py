@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tailor.encode.embedding_examples import GRITLM, TextFormat
-from tailor.encode.tokenizer import file_reader
+from tailor.encode.model_files import file_reader
 from tailor.errors import ModelError
 from tailor.layout import MODEL_CONFIG, MODULES, SENTENCE_BERT, SENTENCE_TRANSFORMERS, TOKENIZER_CONFIG
 from tailor.plan import encoders

@@ -121,11 +121,10 @@ class ByteLengths:
         """lengths: int64 [vocabulary]. composes: whether the tokenizer brings texts to Unicode's form NFC."""
         self._lengths, self._composes = lengths, composes
 
-    def positions(self, text: str, encoding: tokenizers.Encoding) -> ByteCounts | None:
-        """None where the tokens are not the text: it was brought to another form, or a token takes spaces with it."""
+    def positions(self, text: str, ids: np.ndarray) -> ByteCounts | None:
+        """ids: int32 [T], of the text. None where the tokens are not the text: it was brought to another form, or a token takes spaces with it."""
         if self._composes and not (text.isascii() or unicodedata.is_normalized("NFC", text)):
             return None
-        ids = ids_of(encoding)
         ends = np.cumsum(self._lengths[ids])
         size = len(text) if text.isascii() else len(text.encode())
         return ByteCounts(text, ids, ends) if (int(ends[-1]) if len(ends) else 0) == size else None

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property, lru_cache
-from pathlib import Path
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
+import numpy as np
 import tokenizers
 from tokenizers import AddedToken
 
+from tailor import machine
+from tailor.encode import word_cache
 from tailor.encode.backend import (
     token_text,
+    with_added_tokens,
     with_named_tokens,
     without_leading_space,
     without_side_effects,
 )
-from tailor.encode.gguf import readable
+from tailor.encode.model_files import file_reader, parse
 from tailor.encode.records import has_surrogate
 from tailor.encode.template import Message, Template, load_template, model_template, render
-from tailor.encode.token_positions import ByteLengths, Offsets, Positions, byte_lengths
+from tailor.encode.token_positions import ByteLengths, Offsets, Positions, byte_lengths, ids_of
+from tailor.encode.word_cache import WordCache
 from tailor.errors import DataError, ModelError, TemplateError
-from tailor.layout import CHAT_TEMPLATE, MODEL_CONFIG, SPECIAL_TOKENS, TOKENIZER, TOKENIZER_CONFIG
+from tailor.layout import CHAT_TEMPLATE, SPECIAL_TOKENS, TOKENIZER, TOKENIZER_CONFIG
 from tailor.spec.model import Model
-from tailor.store import OBJECT, Store
 
 _TOOL_USE = "additional_chat_templates/tool_use.jinja"
 FILES = (
@@ -38,6 +42,8 @@ FILES = (
     _TOOL_USE,
 )
 """The files that are read from a model folder."""
+MAX_CACHE_THREADS = 4
+"""The word cache is worth 1.5 to 3 threads of the tokenizer, and uses one itself."""
 
 
 class NotUnicodeError(DataError, TypeError):
@@ -108,17 +114,21 @@ class Tokenizer:
         """Token ids of a plain prompt, as generation needs them: with the tokenizer's BOS, without EOS."""
         return self.prefix + self.encode(text)
 
-    def encode_batch(self, texts: list[str]) -> Iterator[list[int]]:
-        """Token ids of many texts, on all cores. Yields one list at a time, so that each stays in the CPU cache."""
-        return (encoding.ids for encoding in _encoded(self._backend.encode_batch_fast, texts))
+    def encode_batch(self, texts: list[str], *, continues: bool = False) -> Iterable[np.ndarray]:
+        """Token ids of many texts, int32 [T] each. continues: they continue another text: the tokenizer adds no leading space."""
+        if self._word_cache is not None:
+            return self._word_cache(texts)
+        backend = self._continuation if continues else self._backend
+        # One at a time, so that each stays in the CPU cache.
+        return map(ids_of, _encoded(backend.encode_batch_fast, texts))
 
     def encode_with_positions(self, texts: list[str], *, continues: bool = False) -> list[Positions]:
-        """Token ids of many texts and where the tokens are, on all cores. continues: as in `encode_continuation`."""
+        """Token ids of many texts and where the tokens are. continues: as in `encode_batch`."""
         backend = self._continuation if continues else self._backend
         if self._byte_lengths is None:
             return [Offsets(encoding) for encoding in _encoded(backend.encode_batch, texts)]
-        encodings = _encoded(backend.encode_batch_fast, texts)
-        found = [self._byte_lengths.positions(*pair) for pair in zip(texts, encodings, strict=True)]
+        ids = self.encode_batch(texts, continues=continues)
+        found = [self._byte_lengths.positions(*pair) for pair in zip(texts, ids, strict=True)]
         others = [text for text, one in zip(texts, found, strict=True) if one is None]
         tracked = iter(_encoded(backend.encode_batch, others))
         return [Offsets(next(tracked)) if one is None else one for one in found]
@@ -129,10 +139,6 @@ class Tokenizer:
         with _unicode((first, second)):
             encoding = self._backend.encode(first, second, add_special_tokens=True)
         return list(encoding.ids), list(encoding.type_ids), list(encoding.sequence_ids)
-
-    def encode_continuation(self, texts: list[str]) -> list[tokenizers.Encoding]:
-        """Token ids of texts that continue another text: the tokenizer adds no leading space."""
-        return _encoded(self._continuation.encode_batch_fast, texts)
 
     @property
     def adds_space(self) -> bool:
@@ -199,14 +205,7 @@ class Tokenizer:
             added[max(self.vocab_size, *(number + 1 for number in added))] = AddedToken(
                 token, normalized=False
             )
-        fields = {number: _fields(token) for number, token in sorted(added.items())}
-        entries = [{"id": number, **values} for number, values in fields.items()]
-        content = json.dumps(
-            {**json.loads(self.content), "added_tokens": entries}, indent=2, ensure_ascii=False
-        )
-        config = dict(self.config)
-        if config.get("added_tokens_decoder"):
-            config["added_tokens_decoder"] = {str(number): values for number, values in fields.items()}
+        content, config = with_added_tokens(self.content, self.config, added)
         other = Tokenizer(self.name, content, config, self.template)
         for number, token in enumerate(tokens, self.vocab_size):
             if other.encode(token) != [number]:
@@ -250,6 +249,18 @@ class Tokenizer:
     def _byte_lengths(self) -> ByteLengths | None:
         return byte_lengths(self._content, self._backend)
 
+    @cached_property
+    def _word_cache(self) -> WordCache | None:
+        chosen = os.environ.get("RAYON_NUM_THREADS", "")
+        threads = int(chosen) if chosen.isdigit() and int(chosen) > 0 else machine.cpus()
+        if (
+            threads > MAX_CACHE_THREADS
+            or self._byte_lengths is None
+            or not word_cache.is_possible(self._content, list(self.added.values()))
+        ):
+            return None
+        return WordCache(partial(_encoded, self._backend.encode_batch_fast))
+
     def _id(self, key: str) -> int | None:
         return self._backend.token_to_id(self.specials[key]) if key in self.specials else None
 
@@ -278,7 +289,7 @@ def load_tokenizer(path: str, revision: str | None = None, template: str | None 
     texts = {name: read(name) for name in FILES}
     config: dict[str, Any] = {}
     for name in (SPECIAL_TOKENS, TOKENIZER_CONFIG):
-        config.update(_parse(path, name, texts[name]) if texts[name] else {})
+        config.update(parse(path, name, texts[name]))
     content = texts[TOKENIZER]
     if content is None:
         content = _converted(path, revision)
@@ -302,80 +313,6 @@ def model_tokenizer(model: Model, template: str | None = None) -> Tokenizer:
     return load_tokenizer(model.path, model.revision, template).with_tokens(model.add_tokens)
 
 
-def load_config(path: str, revision: str | None = None) -> dict[str, Any]:
-    """Load the model's `config.json` from the folder, URL or Hub model. ModelError when there is none."""
-    text = file_reader(path, revision)(MODEL_CONFIG)
-    if text is None:
-        raise ModelError(
-            f"model.path: {path} has no config.json", hint="set model.path to a model folder or a Hub id"
-        )
-    return _parse(path, MODEL_CONFIG, text)
-
-
-def file_reader(path: str, revision: str | None) -> Callable[[str], str | None]:
-    """A function that reads a text file of a model folder, URL or Hub model by its name; None for one that does not exist."""
-    if "://" in path:
-        store = Store(path)
-        if not store.exists():
-            raise ModelError(f"model.path: {path} does not exist")
-        return lambda name: store.read_text(name) if store.exists(name) else None
-    folder = Path(readable(path))
-    if folder.is_dir():
-        local = Store(folder)
-        return lambda name: local.read_text(name) if (folder / name).is_file() else None
-    return lambda name: _from_hub(path, revision, name)
-
-
-def _from_hub(path: str, revision: str | None, name: str) -> str | None:
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-    )
-
-    try:
-        if not constants.HF_HUB_OFFLINE and try_to_load_from_cache(path, name, revision=revision) is None:
-            _reach_hub(path, revision)
-        file = Path(hf_hub_download(path, name, revision=revision))
-        return Store(file.parent).read_text(file.name)
-    except LocalEntryNotFoundError:
-        problem = "is not a local folder, and the Hugging Face Hub cannot be reached"
-        if constants.HF_HUB_OFFLINE:
-            problem = f"is not a local folder, its {name} is not in the cache, and HF_HUB_OFFLINE is set"
-    except EntryNotFoundError:
-        return None
-    except HFValidationError:
-        problem = "is neither a local folder nor a valid Hub id"
-    except HfHubHTTPError as error:
-        problem = (
-            f"is not a local folder, and the Hugging Face Hub returns an error ({str(error).splitlines()[0]})"
-        )
-    raise ModelError(
-        f"model.path: {path} {problem}",
-        hint=f"check the path; tailor looked for {Path(path).absolute()} and huggingface.co/{path}",
-    )
-
-
-@lru_cache(maxsize=8)
-def _reach_hub(path: str, revision: str | None) -> None:
-    """LocalEntryNotFoundError if the hub does not answer one request: `hf_hub_download` would try for half a minute."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        get_hf_file_metadata(hf_hub_url(path, MODEL_CONFIG, revision=revision))
-    except (HfHubHTTPError, HFValidationError):
-        return  # it answers, or is not asked
-    except Exception as error:  # of the HTTP client, which differs between versions
-        raise LocalEntryNotFoundError(str(error)) from error
-
-
-def _parse(path: str, name: str, text: str | None) -> dict[str, Any]:
-    return OBJECT.parse((text or "{}").encode(), f"{path}/{name}")
-
-
 def _converted(path: str, revision: str | None) -> str:
     """tokenizer.json of a model that ships only SentencePiece or tiktoken files, converted by transformers."""
     from transformers import AutoTokenizer
@@ -393,9 +330,3 @@ def _converted(path: str, revision: str | None) -> str:
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
             hint="save the model's fast tokenizer into the folder, or install sentencepiece or tiktoken if the model needs them",
         ) from None
-
-
-def _fields(token: AddedToken) -> dict[str, Any]:
-    """An added token as in tokenizer.json."""
-    names = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
-    return {name: getattr(token, name) for name in names}

@@ -11,7 +11,8 @@ from typing import Any
 
 from tailor.artifacts.base_model import base_record_of
 from tailor.artifacts.find import find_artifact
-from tailor.encode.tokenizer import Tokenizer, load_config, load_tokenizer
+from tailor.encode.model_files import load_config
+from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import ModelError
 from tailor.evaluate import compression
 from tailor.evaluate.batches import EvaluationBatch, ModelRef

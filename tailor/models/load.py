@@ -35,6 +35,7 @@ from tailor.models.causal import CausalModel, base_of
 from tailor.models.decoder import decoder_of, has_head, head_of
 from tailor.models.experts.check import require_gradients
 from tailor.models.experts.loading import quantizing
+from tailor.models.libraries import import_libraries
 from tailor.models.links import inside
 from tailor.models.new_tokens import add_rows, trained_rows
 from tailor.models.visibility import Rule
@@ -117,7 +118,6 @@ def adapt(
 ) -> Any:
     """Add the adapter, activation checkpointing and tiling to a network, and freeze unused weights."""
     if spec.adapter is not None:
-        quantization.import_library()
         torch.manual_seed(
             seed
         )  # so that the adapter's initial weights do not depend on how the base was loaded
@@ -231,7 +231,7 @@ def load_network(
     from safetensors import SafetensorError
     from transformers import AutoConfig
 
-    quantization.import_library()
+    import_libraries(adapter=spec.adapter is not None)
     path = readable(spec.path)
     gguf = path != spec.path
     if spec.quantize is not None and (spec.dequantize or gguf) and not empty:

@@ -13,6 +13,7 @@ from tailor.models.architecture import auto_class
 from tailor.models.decoder import decoder_of, has_head, head_of
 from tailor.models.experts.loading import quantizable
 from tailor.models.experts.stacks import routers, stacks
+from tailor.models.libraries import import_libraries
 from tailor.models.load import require_base, without_weights
 from tailor.plan.outline import NoOutline, Outline, is_routed
 from tailor.printable import printable
@@ -25,6 +26,7 @@ def build(spec: Model, *, scores: bool = False) -> Any:
     scores: with a scoring head.
     Raises ModelError if the recipe's model is none, is of another kind, or has code that the user has not read.
     """
+    import_libraries(adapter=spec.adapter is not None)
     from transformers import AutoConfig
 
     require_base(spec)

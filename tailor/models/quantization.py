@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import torch
 
-from tailor import machine
 from tailor.errors import ModelError
 from tailor.models import linear
 from tailor.models.experts import low_rank
 from tailor.plan import quantized
 from tailor.spec.model import Model, Quantize
-
-
-def import_library() -> None:
-    """Import bitsandbytes, as PEFT does too, without TorchInductor. Call it before PEFT or a quantized model is imported.
-
-    On import, bitsandbytes compiles four functions with `torch.compile`, for which torch imports TorchInductor: 1.1 of the
-    7.0 CPU seconds until the first step. CPUs and CUDA use other kernels instead, except for 4-bit weights of an odd
-    width, whose function has one multiplication per element and so gives the same bits without compilation.
-    """
-    with (
-        machine.environment({"TORCHDYNAMO_DISABLE": "1"}),  # torch reads it at each call of `torch.compile`
-        suppress(ImportError, OSError, RuntimeError),  # reported by the library that needs it
-    ):
-        import bitsandbytes  # noqa: F401
 
 
 def when_loading(

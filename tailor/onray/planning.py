@@ -29,7 +29,7 @@ def examine(recipe: Recipe) -> Outline | NoOutline:
 
     Raises ModelError for settings that the model does not support.
     """
-    from tailor.encode.tokenizer import load_config
+    from tailor.encode.model_files import load_config
     from tailor.plan.checks import check_config
     from tailor.train.preflight import preflight
 
@@ -134,7 +134,7 @@ def planner(
     """
     from tailor import plan as planning
     from tailor.data.facts import data_facts
-    from tailor.encode.tokenizer import load_config
+    from tailor.encode.model_files import load_config
 
     source = run if origin is None else Store(origin.run)
     previous = run_files.plan(source) if run_folder.checkpoints(source) else {}

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailor.errors import StoreError, TailorError, TrainingError, WorkerError
+from tailor.imports import uncollected
 from tailor.layout import LOGS
+from tailor.models.libraries import import_libraries
 from tailor.onray.failures import PeerError
 from tailor.onray.gauges import Gauges
 from tailor.onray.monitor import Channel, Record
@@ -131,6 +133,15 @@ class WorkerHost:
             self._recorder.close(finished=finished)
 
 
+def preload() -> None:
+    """Import what a worker needs. Ray calls it in the new process, before it imports the same modules for its own use."""
+    with uncollected():
+        import ray.train.torch  # noqa: F401
+
+        from tailor.train import loop  # noqa: F401
+    import_libraries()
+
+
 def train(config: dict[str, Any]) -> str:
     """Train as one worker. Returns how the loop ended: `finished` or `stopped`.
 
@@ -142,12 +153,13 @@ def train(config: dict[str, Any]) -> str:
     _configure_process(task)
     rank, _ = _rank_and_world(task)
     channel.place(rank)
-    if rank == 0:
-        channel.post({"kind": "started", "time": time.time()})
     host = None
     try:
-        from tailor.train import loop
-
+        with uncollected():
+            from tailor.train import loop
+        import_libraries(adapter=task.plan.model.adapter is not None)
+        if rank == 0:
+            channel.post({"kind": "started", "time": time.time()})
         host = WorkerHost(task, channel)
         ended = loop.run(task.plan, host, probes=probes(task.plan))
         host.close(finished=ended == "finished")

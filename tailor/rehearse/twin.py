@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tailor.encode.gguf import readable
-from tailor.encode.tokenizer import load_config, load_tokenizer
+from tailor.encode.model_files import load_config
+from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import ModelError
 from tailor.layout import ADAPTER_CONFIG, GENERATION_CONFIG, MODEL_CONFIG, TOKENIZER, TOKENIZER_CONFIG
 from tailor.models import own_code

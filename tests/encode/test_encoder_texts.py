@@ -107,10 +107,11 @@ def test_queries_of_a_retrieval_collection_are_kept_out_of_the_training_rows(tmp
 def test_a_lone_surrogate_is_an_error_of_the_text(tmp_path: Path) -> None:
     """In all ways to tokenize: a DataError for commands, and a TypeError as of the package, which leaves out one row."""
     tokenizer = load_tokenizer(str(tiny_encoder(tmp_path, "bert")))
-    assert tokenizer.encode("a") == next(tokenizer.encode_batch(["a"])), "the control"
-    for encode in (tokenizer.encode_batch, tokenizer.encode_with_positions, tokenizer.encode_continuation):
-        with pytest.raises(DataError, match="not valid Unicode"):
-            encode(["fine", "a\ud800"])
+    assert [tokenizer.encode("a")] == [ids.tolist() for ids in tokenizer.encode_batch(["a"])], "the control"
+    for encode in (tokenizer.encode_batch, tokenizer.encode_with_positions):
+        for continues in (False, True):
+            with pytest.raises(DataError, match="not valid Unicode"):
+                encode(["fine", "a\ud800"], continues=continues)
     with pytest.raises(TypeError, match="not valid Unicode"):
         tokenizer.encode("a\udcff")
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tailor.encode.model_files import load_config
 from tailor.encode.template import builtin_templates, load_template
-from tailor.encode.tokenizer import load_config, load_tokenizer
+from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import ModelError, StoreError, TemplateError
 from tailor.store import Store
 from tests.helpers.tokenizers import bpe_tokenizer, sentencepiece_tokenizer
@@ -44,7 +45,7 @@ def test_ids_of_transformers(tokenizer_folders, kind):
         assert ours.decode(ours.encode(text)) == theirs.decode(
             ours.encode(text), clean_up_tokenization_spaces=False
         )
-    assert list(ours.encode_batch(TEXTS)) == [ours.encode(text) for text in TEXTS]
+    assert [ids.tolist() for ids in ours.encode_batch(TEXTS)] == [ours.encode(text) for text in TEXTS]
     assert (ours.bos_id, ours.eos_id, ours.pad_id) == (
         theirs.bos_token_id,
         theirs.eos_token_id,
@@ -108,8 +109,8 @@ def test_a_continuation_begins_without_a_space_of_its_own(make, tmp_path):
     tokenizer = load_tokenizer(str(make(tmp_path)))
     prompt = tokenizer.encode("The weather")
     for text in ("s are", " is", "\nx", ""):
-        (rest,) = tokenizer.encode_continuation([text])
-        assert tokenizer.decode(prompt + rest.ids) == "The weather" + text
+        (rest,) = tokenizer.encode_batch([text], continues=True)
+        assert tokenizer.decode(prompt + rest.tolist()) == "The weather" + text
     assert tokenizer.adds_space is (make is sentencepiece_tokenizer)
     # The control: encoded as a text of its own, a SentencePiece tokenizer puts a space between.
     alone = tokenizer.decode(prompt + tokenizer.encode("s are"))

@@ -12,7 +12,8 @@ import torch
 from tailor.artifacts.load import load_run
 from tailor.artifacts.merge import merge
 from tailor.data.facts import data_facts
-from tailor.encode.tokenizer import load_config, load_tokenizer
+from tailor.encode.model_files import load_config
+from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import ModelError
 from tailor.models import files
 from tailor.models.load import load_network

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from tailor.errors import ModelError, StoreError, WorkerError
-from tailor.onray import trainer
+from tailor.onray import trainer, worker
 from tailor.onray.cluster import Cluster
 from tailor.onray.sharing import ray_runner
 from tailor.onray.supervisor import DriverContext
@@ -67,16 +68,20 @@ def test_two_workers_split_the_batch_and_rank_zero_reports_in_order(
     """Every port of Ray's processes, torch's store and gloo is on the loopback interface meanwhile."""
     published: list[dict[str, Any]] = []
     ports: dict[tuple[str, int], bool] = {}
+    names: set[str] = set()
 
     def publish(record: dict[str, Any]) -> None:
         published.append(record)
         if record["kind"] == "train" and not ports:
             processes = psutil.Process().children(recursive=True)
             ports.update(listening({os.getpid(), *(process.pid for process in processes)}))
+            names.update(name for process in processes for name in process.cmdline()[:1])
 
     fit(*make(tmp_path / "one"), None)
     two = make(tmp_path / "two", scale={"workers": 2}, save={"every": 2})
     trainer.fit(*two, DriverContext(publish), cluster=cluster)
+    assert "ray::RayTrainWorker" in " ".join(names)
+    assert "AutoscalingCoordinator" not in " ".join(names), "a local instance has no nodes to request"
     assert len(ports) > 10
     assert [port for port, is_loopback in ports.items() if not is_loopback] == []
     run = Store(str(tmp_path / "two"))
@@ -101,3 +106,16 @@ def test_a_folder_that_workers_cannot_access_is_an_error(make: Make, cluster: Cl
     with pytest.raises(StoreError, match="exists in one process only"):
         fit(*make("memory://somewhere/run", scale={"workers": 2}), cluster)
     assert run_folder.checkpoints(Store("memory://somewhere/run")) == []
+
+
+def test_a_new_worker_imports_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray finds the function by the name that the worker's process gets."""
+    from ray._common.utils import load_class
+
+    (name,) = trainer._preloading()["env_vars"].values()
+    imported: list[bool] = []
+    monkeypatch.setattr(
+        worker, "import_libraries", lambda: imported.append("tailor.train.loop" in sys.modules)
+    )
+    load_class(name)()
+    assert imported == [True]

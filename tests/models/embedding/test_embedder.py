@@ -120,7 +120,7 @@ def test_long_texts_are_counted_and_empty_ones_rejected(folder: Path) -> None:
 def test_a_text_has_the_tokens_that_it_has_alone(text: str, make: Any, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(str(make(tmp_path)))
     encoded = TextEncoder(tokenizer)([(INSTRUCTION, text)])[0]
-    alone = tokenizer.encode_continuation([text])[0].ids
+    alone = next(iter(tokenizer.encode_batch([text], continues=True))).tolist()
     assert list(encoded.input_ids[encoded.start :]) == alone
     head = [tokenizer.bos_id, *tokenizer.encode("<|user|>\nRepresent this text\n<|embed|>\n")]
     assert list(encoded.input_ids[: encoded.start]) == head
@@ -130,10 +130,10 @@ def test_encoded_together_a_text_would_melt_into_the_tag(tmp_path: Path) -> None
     """The control: with a splitting pattern like Qwen's, the length of the format alone is no border in the whole."""
     tokenizer = load_tokenizer(str(bpe_tokenizer(tmp_path)))
     head, text = "a house at the sea.", "\n\nOnce"
-    together, alone = tokenizer.encode(head + text), tokenizer.encode_continuation([text])[0].ids
-    assert together[len(tokenizer.encode(head)) :] != alone
+    together, (alone,) = tokenizer.encode(head + text), tokenizer.encode_batch([text], continues=True)
+    assert together[len(tokenizer.encode(head)) :] != alone.tolist()
     encoded = TextEncoder(tokenizer, TextFormat("{instruction}", head))([(None, text)])[0]
-    assert list(encoded.input_ids[encoded.start :]) == alone
+    assert encoded.input_ids[encoded.start :].tolist() == alone.tolist()
 
 
 def test_only_the_text_is_cut(tmp_path: Path) -> None:
