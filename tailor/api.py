@@ -238,7 +238,7 @@ class Run:
             return [
                 loaded.continuation_text(prompt, answer) for prompt, answer in zip(ids, answers, strict=True)
             ]
-        return [loaded.answer_text(answer) for answer in answers]
+        return [loaded.reply(prompt, answer).text for prompt, answer in zip(ids, answers, strict=True)]
 
     def _trust(self) -> Trust:
         from tailor.artifacts.trust import trust_of

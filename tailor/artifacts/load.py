@@ -13,7 +13,9 @@ import torch
 
 from tailor.artifacts.base_model import base_record_of, model_spec, saved_dtype
 from tailor.artifacts.find import find_artifact, refuse_reranker
-from tailor.encode.prompts import answer_text, continuation_text, render_prompt
+from tailor.encode.prompts import continuation_text, render_prompt
+from tailor.encode.replies.reading import read
+from tailor.encode.replies.reply import Reply
 from tailor.encode.template import Message
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.errors import ModelError
@@ -84,9 +86,9 @@ class Loaded:
         self.require_template()
         return self.tokenizer.encode(render_prompt(self.tokenizer, messages, tools))
 
-    def answer_text(self, ids: Sequence[int]) -> str:
-        """The text of a generated answer to a conversation."""
-        return answer_text(self.tokenizer, ids)
+    def reply(self, prompt: Sequence[int], ids: Sequence[int], *, tools: bool = False) -> Reply:
+        """What a generated answer to a conversation says. tools: whether the conversation has tools."""
+        return read(self.tokenizer, prompt, ids, tools=tools)
 
     def continuation_text(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
         """The text by which a generated answer continues a plain prompt."""

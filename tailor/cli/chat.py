@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tailor.cli.generate import add_generation_options, retrieval_of
+from tailor.cli.reply_printer import Answerer, ReplyPrinter
 from tailor.cli.trust import granted
+from tailor.encode.reasoning import CLOSE, OPEN
+from tailor.encode.replies.reply import Reply
 from tailor.errors import DataError
 from tailor.quiet import quiet
 
@@ -52,10 +55,6 @@ def execute(args: argparse.Namespace) -> int:
     return converse(args, _answerer(args))
 
 
-Answerer = Callable[[list[dict[str, Any]]], str | None]
-"""Prints the next turn of a conversation piece by piece, and returns it. None: there is none, and the conversation stays."""
-
-
 def converse(args: argparse.Namespace, reply: Answerer) -> int:
     """The conversation of a user on stdin. Returns the exit status."""
     interactive = sys.stdin.isatty()
@@ -77,8 +76,8 @@ def converse(args: argparse.Namespace, reply: Answerer) -> int:
             print(f"{line}: unknown command; {HELP}")
         else:
             turns = [*messages, {"role": "user", "content": line}]
-            if (text := reply(turns)) is not None:
-                messages = [*turns, {"role": "assistant", "content": text}]
+            if (said := reply(turns)) is not None:
+                messages = [*turns, _message(said)]
     return 0
 
 
@@ -110,13 +109,23 @@ def _answerer(args: argparse.Namespace) -> Answerer:
     return reply
 
 
+def _message(said: Reply) -> dict[str, Any]:
+    """The assistant's message in the history, with its reasoning in the content: templates without a key for it read it there.
+
+    Calls are text too: there are no tools, and so no results.
+    """
+    thoughts = f"{OPEN}\n{said.reasoning}\n{CLOSE}\n\n" if said.reasoning else ""
+    return {"role": "assistant", "content": thoughts + said.text}
+
+
 def _system(text: str | None) -> list[dict[str, Any]]:
     """The first turns of every conversation: the system prompt, if there is one."""
     return [{"role": "system", "content": text}] if text else []
 
 
-def answer(loaded: Loaded, prompt: list[int], args: argparse.Namespace, seed: int) -> str | None:
+def answer(loaded: Loaded, prompt: list[int], args: argparse.Namespace, seed: int) -> Reply | None:
     """Generate the next turn, print it token by token, and return it. None if the context is full."""
+    from tailor.encode.replies.reading import reader
     from tailor.evaluate.continuous import generate
     from tailor.evaluate.generation import Sampling
     from tailor.serve.text import TextStream
@@ -126,15 +135,11 @@ def answer(loaded: Loaded, prompt: list[int], args: argparse.Namespace, seed: in
             f"the conversation has {len(prompt)} tokens, the model's maximum is {loaded.context}; /reset starts a new one"
         )
         return None
-    stream, pieces = TextStream(loaded.tokenizer), []
-
-    def show(piece: str) -> None:
-        pieces.append(piece)
-        print(piece, end="", flush=True)
+    stream, reads, printer = TextStream(loaded.tokenizer), reader(loaded.tokenizer, prompt), ReplyPrinter()
 
     def take(token: int) -> None:
         if token not in loaded.stop_ids:
-            show(stream.take(token))
+            printer.take(reads.take(stream.take(token)))
 
     try:
         generate(
@@ -149,9 +154,9 @@ def answer(loaded: Loaded, prompt: list[int], args: argparse.Namespace, seed: in
         )
     except KeyboardInterrupt:
         print(" …", end="")
-    show(stream.end())
+    printer.take(reads.take(stream.end(), ended=True))
     print()
-    return "".join(pieces)
+    return printer.reply
 
 
 def _lines(interactive: bool) -> Iterator[str]:

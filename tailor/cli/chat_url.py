@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
+from tailor.cli.reply_printer import Answerer, ReplyPrinter
+from tailor.encode.replies.reply import Reply
 from tailor.errors import DataError, ModelError
 from tailor.evaluate.chat_endpoint import ChatEndpoint, EndpointError
 from tailor.printable import printable
@@ -44,7 +46,7 @@ def endpoint_of(url: str, model: str | None, ability: Literal["chat", "completio
     return ChatEndpoint(base, chosen, TIMEOUT, key)
 
 
-def answerer(args: argparse.Namespace) -> Callable[[list[dict[str, Any]]], str | None]:
+def answerer(args: argparse.Namespace) -> Answerer:
     """Answers with a served model."""
     for option, value in (
         ("--base", args.base),
@@ -58,7 +60,7 @@ def answerer(args: argparse.Namespace) -> Callable[[list[dict[str, Any]]], str |
             )
     endpoint = endpoint_of(args.url, args.run, "chat")
 
-    def reply(turns: list[dict[str, Any]]) -> str | None:
+    def reply(turns: list[dict[str, Any]]) -> Reply | None:
         body = {
             "model": endpoint.model,
             "messages": turns,
@@ -68,17 +70,16 @@ def answerer(args: argparse.Namespace) -> Callable[[list[dict[str, Any]]], str |
             "top_p": args.top_p,
             "seed": args.seed + len(turns),
         }
-        text = ""
+        printer = ReplyPrinter()
         try:
             for piece in endpoint.stream(json.dumps(body)):
-                text += piece
-                print(piece, end="", flush=True)
+                printer.take(piece)
         except KeyboardInterrupt:
             print(" …", end="")
         except EndpointError as error:
             print(printable(f"{error}; /reset starts a new conversation"))
             return None
         print()
-        return text
+        return replace(printer.reply, reasoning="")  # the history of a server is without it, as with OpenAI
 
     return reply

@@ -14,6 +14,7 @@ from tailor.cli.trust import add_trust_option, granted
 from tailor.encode.fields import with_system
 from tailor.encode.prompt_rows import conversation
 from tailor.encode.records import RowError
+from tailor.encode.replies.reply import Reply
 from tailor.errors import DataError, StoreError
 from tailor.quiet import quiet
 from tailor.store import Store
@@ -45,7 +46,8 @@ class Generated(Document):
     output: str | None
     """The file that `--output` names."""
     rows: list[dict[str, Any]]
-    """The prompts (the rows of `--input`), each with its `answer` and, with `--retrieve`, its `passage`."""
+    """The prompts (the rows of `--input`), each with its `answer`, `reasoning_content` and `tool_calls` if the model gives some,
+    and, with `--retrieve`, its `passage`."""
     shortened: list[Shortened]
     """The over-long prompts of which passages were left out by `data.retrieve` of the run."""
 
@@ -146,11 +148,21 @@ def execute(args: argparse.Namespace) -> int:
         pad_id=loaded.pad_id,
         sampling=Sampling(args.temperature, args.top_p, args.seed),
     )
-    texts = [
-        loaded.continuation_text(prompt, answer) if args.plain else loaded.answer_text(answer)
-        for prompt, answer in zip(prompts, answers, strict=True)
+    replies = [
+        Reply(loaded.continuation_text(prompt, answer))
+        if args.plain
+        else loaded.reply(prompt, answer, tools=bool(row.get("tools")))
+        for row, prompt, answer in zip(rows, prompts, answers, strict=True)
     ]
-    answered = [{**row, "answer": text} for row, text in zip(rows, texts, strict=True)]
+    for row_number, reply in enumerate(replies, 1):
+        if reply.reasoning and not reply.text:
+            print(
+                f"row {row_number}: the answer ends within its reasoning; raise --max-new-tokens",
+                file=sys.stderr,
+            )
+    answered = [
+        {**row, "answer": reply.content, **reply.extras} for row, reply in zip(rows, replies, strict=True)
+    ]
     return _report(args, answered, shortened)
 
 
@@ -160,7 +172,9 @@ def _report(args: argparse.Namespace, answered: list[Row], shortened: list[Short
         lines = [json.dumps(row, ensure_ascii=False) for row in answered]
         _write(args.output, "".join(f"{line}\n" for line in lines))
     elif not args.json:
-        print("\n".join(row["answer"] for row in answered))
+        for row in answered:
+            calls = [json.dumps(call["function"], ensure_ascii=False) for call in row.get("tool_calls", ())]
+            print("\n".join([*([row["answer"]] if row["answer"] or not calls else []), *calls]))
     if args.json:
         args.json.write(Generated(output=args.output, rows=answered, shortened=shortened))
     return 0

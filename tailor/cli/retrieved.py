@@ -77,7 +77,8 @@ def answers(args: argparse.Namespace, rows: list[dict[str, Any]]) -> list[dict[s
         )
         hit = retrieved.hit
         passage = {"row": hit.row, "score": hit.score, "text": hit.text}
-        found.append({**row, "passage": passage, "answer": loaded.answer_text(ids)})
+        reply = loaded.reply(retrieved.ids, ids)
+        found.append({**row, "passage": passage, "answer": reply.content, **reply.extras})
     if embedder.truncated:
         print(truncated_line(embedder.truncated), file=sys.stderr)
     return found

@@ -18,7 +18,7 @@ from tailor.encode.truncation import Scorer
 from tailor.spec.data import Benchmark, Chunk, Data, Retrieve
 from tailor.spec.methods.union import Method
 
-ENCODE_VERSION = 9
+ENCODE_VERSION = 10
 """Part of every fingerprint. Increase it when a change of the code gives other tokens, or other columns, for the same rows."""
 
 

@@ -25,7 +25,7 @@ from tailor.encode.template import render, render_marked
 from tailor.encode.token_boundaries import Tokens
 from tailor.encode.token_positions import Positions
 from tailor.encode.tokenizer import Tokenizer
-from tailor.encode.turns import TurnRules, contents
+from tailor.encode.turns import TurnRules
 
 Span = tuple[int, int]
 WHOLE = Missing(0)
@@ -109,11 +109,11 @@ class ChatEncoder:
         return results
 
     def _layouts(self, chat: Chat) -> list[Layout]:
-        for what in self._rules.left_out[bool(chat.tools)]:
-            if what in contents(chat):
-                raise RowError("template", f"the chat template silently drops {what}")
+        limits = self._rules.limits[bool(chat.tools)]
+        if (what := limits.dropped(chat)) is not None:
+            raise RowError("template", f"the chat template silently drops {what}")
         control_text.check(chat, self._rules.controls)
-        chat = Chat(self._reasoning.apply(chat), chat.tools)
+        chat = limits.fitting(Chat(self._reasoning.apply(chat), chat.tools))
         turns = [at for at, message in enumerate(chat.messages) if message["role"] == "assistant"]
         supervised = learned_turns.learned(chat, turns, self._train_on)
         if self._train_on == "everything":
@@ -196,10 +196,12 @@ class ChatEncoder:
     def _after_reasoning(self, chat: Chat, turn: int, prompt: str) -> str:
         """The text up to a turn with which the history loses reasoning that the generation prompt still has.
 
-        gpt-oss's does, when the answer to the result of a tool comes.
+        gpt-oss's does, when the answer to the result of a tool comes. Its own template takes text beside a call as reasoning.
         """
         history = [
-            reasoning.without(message) if message["role"] == "assistant" else message
+            reasoning.without({**message, "content": ""} if message.get("tool_calls") else message)
+            if message["role"] == "assistant"
+            else message
             for message in chat.messages[:turn]
         ]
         bare = self._render(history, chat.tools, add_generation_prompt=True)
@@ -241,7 +243,7 @@ class ChatEncoder:
 
     def _head(self, chat: Chat, text: str, tokens: Tokens) -> int:
         """Number of tokens of BOS and the system turn."""
-        turn = system_turn(chat, text, self._rules.end_texts, self._render)
+        turn = system_turn(chat, text, self._rules.borders, self._render)
         return tokens.at(len(turn)) if turn else prefix_of(tokens.ids, self._tokenizer)
 
 

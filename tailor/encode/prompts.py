@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from tailor.encode.records import Chat
+from tailor.encode.reasoning import Reasoning
+from tailor.encode.records import Chat, RowError
+from tailor.encode.template_limits import TemplateLimits, limits_of
 from tailor.encode.tokenizer import Tokenizer
-from tailor.encode.turns import contents, left_out_of
 from tailor.errors import TemplateError
 
 Message = dict[str, Any]
@@ -21,14 +22,22 @@ _TAIL = 8
 def render_prompt(
     tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Any] | None = None
 ) -> str:
-    """The text of a conversation up to the model's answer. TemplateError when the template silently drops a part of it."""
+    """The text of a conversation up to the model's answer, as in training. TemplateError when the template drops a part of it."""
     chat = Chat(list(messages), list(tools) if tools else None)
-    for what in _left_out(tokenizer)[bool(chat.tools)]:
-        if what in contents(chat):
-            raise TemplateError(
-                f"chat template {tokenizer.require_template().name}: silently drops {what}, so the model would not see them",
-                hint=f"leave out {what}, or train and generate with a template that renders them",
-            )
+    both, reasoning = _fitting(tokenizer)
+    limits = both[bool(chat.tools)]
+    if (what := limits.dropped(chat)) is not None:
+        raise TemplateError(
+            f"chat template {tokenizer.require_template().name}: silently drops {what}, so the model would not see them",
+            hint=f"leave out {what}, or train and generate with a template that renders them",
+        )
+    try:
+        chat = limits.fitting(Chat(reasoning.apply(chat), chat.tools))
+    except RowError as error:
+        raise TemplateError(
+            f"the conversation cannot be written: {error.detail}",
+            hint="write each call as a turn of its own, with its result",
+        ) from None
     return tokenizer.render(chat.messages, chat.tools, add_generation_prompt=True)
 
 
@@ -62,5 +71,5 @@ def shown_ids(tokenizer: Tokenizer, ids: Iterable[int]) -> list[int]:
 
 
 @lru_cache(maxsize=8)
-def _left_out(tokenizer: Tokenizer) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return left_out_of(tokenizer)
+def _fitting(tokenizer: Tokenizer) -> tuple[tuple[TemplateLimits, TemplateLimits], Reasoning]:
+    return limits_of(tokenizer), Reasoning(tokenizer.require_template(), drop=False)

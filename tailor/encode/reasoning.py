@@ -72,6 +72,11 @@ class Reasoning:
         return [{**turn, key: turn[_KEY]} if turn.get(_KEY) else turn for turn in messages]
 
 
+def is_open(prompt: str) -> bool:
+    """Whether a prompt ends with `<think>`, so that the answer begins with reasoning."""
+    return _OPENING.search(prompt) is not None
+
+
 def opening(prompt: str, text: str) -> str:
     """What a generation prompt opens and the turn's text lacks, such as `<think>` and a newline; empty for none."""
     found = _OPENING.search(prompt)

@@ -19,9 +19,9 @@ def system_turn(
 ) -> str:
     """The start of `text`, a rendered conversation, before its first turn; empty if there is no system turn.
 
-    It ends after the end-of-turn text that precedes the first turn, so it includes a system turn that the template
+    It ends after the text that ends the message before the first turn, so it includes a system turn that the template
     writes by itself. A template without such a text (Gemma, Llama 2) writes the system message at the start of the user's
-    turn: then everything before the user's own text belongs to it. ends: the end-of-turn texts.
+    turn: then everything before the user's own text belongs to it. ends: the texts that end messages.
     """
     first = next((at for at, one in enumerate(chat.messages) if one["role"] not in _SYSTEM), None)
     if first is None:

@@ -1,4 +1,4 @@
-"""How a chat template ends a turn and what it drops, found by rendering a small conversation before any row is encoded."""
+"""How a chat template ends a turn, found by rendering a small conversation before any row is encoded."""
 
 from __future__ import annotations
 
@@ -10,21 +10,18 @@ import jinja2
 
 from tailor.encode import reasoning
 from tailor.encode.control_text import control_texts
-from tailor.encode.records import Chat
 from tailor.encode.template import builtin_templates, load_template, render, render_marked
+from tailor.encode.template_limits import ANSWER, QUESTION, TemplateLimits, end_of_call, limits_of
 from tailor.encode.tokenizer import Tokenizer
 from tailor.errors import TemplateError
 
-_ANSWERS = ("Four it is.", "Nine then.")
+_ANSWERS = (ANSWER["content"], "Nine then.")
 _PROBE: list[dict[str, Any]] = [
-    {"role": "user", "content": "What is two and two?"},
-    {"role": "assistant", "content": _ANSWERS[0]},
+    QUESTION,
+    ANSWER,
     {"role": "user", "content": "And three times three?"},
     {"role": "assistant", "content": _ANSWERS[1]},
 ]
-TOOLS, CALLS = "the tools", "tool calls"
-_TOOL = {"type": "function", "function": {"name": "probe_tool", "description": "A tool.", "parameters": {}}}
-_CALL = {"type": "function", "function": {"name": "probe_call", "arguments": {"at": 1}}}
 _OTHER = "set data.template to a built-in template or to a file"
 _MARKERS = "move the end-of-turn token inside {% generation %} … {% endgeneration %} of the template"
 
@@ -34,17 +31,19 @@ class TurnRules:
     """Properties of a chat template.
 
     markers: whether ranges come from the template's `{% generation %}` markers. end_ids, end_texts: the tokens that end
-    an assistant turn. left_out: what the template silently drops, for conversations (without, with) tools.
+    an assistant turn. limits: what the template cannot write, for conversations (without, with) tools.
     """
 
     markers: bool
     end_ids: tuple[int, ...]
     end_texts: tuple[str, ...]
-    left_out: tuple[tuple[str, ...], tuple[str, ...]]
+    limits: tuple[TemplateLimits, TemplateLimits]
     controls: tuple[str, ...] = ()
     """Texts that the content of a message must not have."""
     opening: str = ""
     """What the generation prompt opens and the text of a turn lacks, such as `<think>`."""
+    borders: tuple[str, ...] = ()
+    """The texts that end messages: `end_texts`, and what ends an answer once others follow, as gpt-oss's `<|end|>`."""
 
     def end(self, text: str, start: int, stop: int) -> int:
         """The end of the turn that starts at `start`: after its first end-of-turn token, else after its last visible character."""
@@ -82,10 +81,18 @@ def turn_rules(tokenizer: Tokenizer) -> TurnRules:
         markers = markers and tokenizer.template.has_markers
     ends += _end_of_call(tokenizer, [end for _, end in ends])
     end_ids, end_texts = zip(*ends, strict=True)
-    left_out = left_out_of(tokenizer)
     end_texts = tuple(sorted(set(end_texts)))
     controls = control_texts(tokenizer, text, end_texts)
-    return TurnRules(markers, tuple(sorted(set(end_ids))), end_texts, left_out, controls, opened)
+    _, earlier = _end(tokenizer, text[text.index(_ANSWERS[0]) :], "", _ANSWERS[0], markers)
+    return TurnRules(
+        markers,
+        tuple(sorted(set(end_ids))),
+        end_texts,
+        limits_of(tokenizer),
+        controls,
+        opened,
+        tuple(sorted({*end_texts, earlier})),
+    )
 
 
 def _ranges(tokenizer: Tokenizer) -> tuple[str, list[tuple[str, int, int]], bool, str]:
@@ -167,53 +174,8 @@ def _end(tokenizer: Tokenizer, supervised: str, after: str, answer: str, markers
 
 def _end_of_call(tokenizer: Tokenizer, ends: Sequence[str]) -> list[tuple[int, str]]:
     """Id and text of the special token that ends a turn with a tool call, if it is another one, as gpt-oss's `<|call|>`."""
-    calling = [_PROBE[0], {"role": "assistant", "content": "", "tool_calls": [_CALL]}]
-    _, name, tail = _try(tokenizer, calling, [_TOOL], "").rpartition("probe_call")
-    if not name or any(end in tail for end in ends):
-        return []
-    last = tokenizer.encode(tail.rstrip())[-1]
-    added = tokenizer.added.get(last)
-    return [(last, added.content)] if added is not None and added.special else []
-
-
-def contents(chat: Chat) -> set[str]:
-    """The parts of a conversation that a template may drop, named as in `TurnRules.left_out`."""
-    named = {f"{message['role']} messages" for message in chat.messages}
-    calls = any(message.get("tool_calls") for message in chat.messages)
-    return named | ({TOOLS} if chat.tools else set()) | ({CALLS} if calls else set())
-
-
-def left_out_of(tokenizer: Tokenizer) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What the template silently drops, for conversations (without, with) tools."""
-    return (_left_out(tokenizer, None), _left_out(tokenizer, [_TOOL]))
-
-
-def _left_out(tokenizer: Tokenizer, tools: list[Any] | None) -> tuple[str, ...]:
-    """What the template silently drops. What it rejects with an error is not listed: it fails again for each row."""
-    question, answer = _PROBE[:2]
-    calling = [question, {"role": "assistant", "content": "", "tool_calls": [_CALL]}]
-    probes = [
-        (
-            "system messages",
-            "Probe the system.",
-            [{"role": "system", "content": "Probe the system."}, question, answer],
-        ),
-        (TOOLS, "probe_tool", [question, answer]),
-        (CALLS, "probe_call", calling),
-        ("tool messages", "Probe result.", [*calling, {"role": "tool", "content": "Probe result."}, answer]),
-    ]
-    return tuple(
-        what
-        for what, mark, talk in probes
-        if (tools or what != TOOLS) and mark not in _try(tokenizer, talk, tools, mark)
-    )
-
-
-def _try(tokenizer: Tokenizer, messages: Sequence[Any], tools: list[Any] | None, mark: str) -> str:
-    try:
-        return render(tokenizer.require_template(), messages, tools, tokenizer.specials, probe=True)
-    except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError):
-        return mark
+    end = end_of_call(tokenizer)
+    return [] if end is None or any(one in end[2] for one in ends) else [end[:2]]
 
 
 def _names(tokenizer: Tokenizer) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tailor.encode.replies.reply import Reply, ToolCall
 from tailor.redaction import redacted
 
 MAX_BYTES = 4 << 20
@@ -69,7 +70,7 @@ class ChatEndpoint:
                     raise EndpointError(f"{error} (retried for {self.timeout:g} s)") from None
                 time.sleep(pause)
 
-    def stream(self, request: str) -> Iterator[str]:
+    def stream(self, request: str) -> Iterator[Reply]:
         """The pieces of the reply to a chat request with `stream`, as they arrive. EndpointError when it does not end well."""
         try:
             with self._open("chat/completions", request, self.timeout) as reply:
@@ -155,16 +156,19 @@ def _text_of(content: bytes) -> str:
     return text
 
 
-def _piece_of(line: bytes) -> str:
-    """The text in a chunk of a stream."""
+def _piece_of(line: bytes) -> Reply:
+    """What a chunk of a stream has of the reply. vLLM calls the reasoning `reasoning`."""
     try:
         chunk = json.loads(line)
         if "error" in chunk:
             raise EndpointError(_short(str(chunk["error"]["message"])))
-        text = chunk["choices"][0]["delta"].get("content") if chunk["choices"] else ""
+        delta = chunk["choices"][0]["delta"] if chunk["choices"] else {}
+        parts = delta.get("content"), delta.get("reasoning_content") or delta.get("reasoning")
+        functions = [call["function"] for call in delta.get("tool_calls") or ()]
+        calls = tuple(ToolCall(one["name"], one["arguments"]) for one in functions if one.get("name"))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise EndpointError(f"a chunk that is no chat completion: {_short(line)}") from None
-    return text if isinstance(text, str) else ""
+    return Reply(*(part if isinstance(part, str) else "" for part in parts), calls)
 
 
 def _seconds(value: str | None) -> float:

@@ -59,7 +59,7 @@ class ModelRows:
     def questions(self) -> TaskInputs:
         """The evaluation rows with a question, each a `Question` with its reference answer.
 
-        `Collected.answers("questions", …)` returns the answers. DataError when no row has a question.
+        `Collected.replies("questions", …)` returns the answers. DataError when no row has a question.
         """
         asked = rows.questions(self.split, self.limit, self.tokenizer, self._tokens.template)
         return question_inputs("questions", asked.found, self.tokenizer, selection=asked.selection)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tailor.data.split import Split
-from tailor.encode.prompts import answer_text
+from tailor.encode.replies.reading import read
 from tailor.encode.tokenizer import Tokenizer
 from tailor.evaluate.generation import before_stop
 from tailor.evaluate.in_training.exact_match import Questions as LastQuestion
@@ -58,7 +58,7 @@ def questions(
         example = split.example(index)
         start, stop = (int(bound) for bound in example.spans[-1])
         ids = example.input_ids.tolist()
-        reference = answer_text(tokenizer, before_stop(ids[start:stop], ends))
+        reference = read(tokenizer, ids[:start], before_stop(ids[start:stop], ends)).text
         rendered = tokenizer.decode(ids[:start])
         question = Question(row._asdict(), ids[:start], shown.last(rendered), rendered, reference)
         found.append(question)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tailor.encode.prompts import answer_text
+from tailor.encode.replies.reading import read
+from tailor.encode.replies.reply import Reply
 from tailor.encode.tokenizer import Tokenizer
 from tailor.evaluate.batches import SAMPLE, EvaluationBatch, Result, generating, scoring
 from tailor.evaluate.question import Selection
@@ -40,17 +42,29 @@ class Collected:
         return groups
 
     def answers(self, part: str, count: int, tokenizer: Tokenizer) -> list[str]:
-        """The generated answers as text, of several samples the first. An item with an empty prompt has no result, and its answer is empty."""
-        return [samples[0] for samples in self.samples(part, count, tokenizer)]
+        """The generated answers as they are, of several samples the first. An item with an empty prompt has no result, and its
+        answer is empty."""
+        ids = self.of(part)
+        return [answer_text(tokenizer, ids.get(at, [])) for at in range(count)]
 
-    def samples(self, part: str, count: int, tokenizer: Tokenizer) -> list[list[str]]:
-        """The sampled answers to each question; without `decoding.samples` it is one."""
+    def replies(self, part: str, questions: Sequence[Question], tokenizer: Tokenizer) -> list[list[Reply]]:
+        """What the sampled answers to each question say; without `decoding.samples` it is one."""
         ids = self.of(part)
         number = 1 + max(ids, default=0) // SAMPLE
         return [
-            [answer_text(tokenizer, ids.get(at + sample * SAMPLE, [])) for sample in range(number)]
-            for at in range(count)
+            [read(tokenizer, one.prompt, ids.get(at + sample * SAMPLE, [])) for sample in range(number)]
+            for at, one in enumerate(questions)
         ]
+
+
+def answer_fields(samples: Sequence[Reply]) -> dict[str, Any]:
+    """The fields of a row of results: `answer`, with `reasoning_content` if it has some, and `samples` if there are several."""
+    first = samples[0]
+    return {
+        **({"reasoning_content": first.reasoning} if first.reasoning else {}),
+        "answer": first.text,
+        **({"samples": [one.text for one in samples]} if len(samples) > 1 else {}),
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +101,7 @@ def question_inputs(
     *,
     selection: Selection | None = None,
 ) -> TaskInputs:
-    """Inputs that generate an answer to each question, as `decoding` says. `Collected.answers(part, …)` returns them.
+    """Inputs that generate an answer to each question, as `decoding` says. `Collected.replies(part, …)` returns them.
 
     selection: of the evaluation rows; None for rows of the task's own.
     """

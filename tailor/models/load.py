@@ -301,6 +301,14 @@ def load_network(
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         if not trusted and (refusal := own_code.untrusted(f"model.path {spec.path}", error)) is not None:
             raise refusal from error
+        if "automatic conversion of the weights" in str(
+            error
+        ):  # the rest refers to a report that is not shown
+            raise ModelError(
+                f"model.path {spec.path}: its stored weights cannot be converted: tensors of the quantization format are "
+                "missing, or have other shapes",
+                hint="copy the model again",
+            ) from error
         raise ModelError(
             f"model.path {spec.path}: the model could not be loaded: {files.first_line(error)}",
             hint="check the path, the revision and config.json; weights must be safetensors",

@@ -33,10 +33,7 @@ class Answers:
         self._started, self._seconds = time.monotonic(), seconds
         self._has_token = False
         self._streams = [backend.answer(call) for call in calls]
-        choices = [
-            Choice(index, parses_tools=bool(call.tools), counts_prompt=call.number == 0)
-            for index, call in enumerate(calls)
-        ]
+        choices = [Choice(index, counts_prompt=call.number == 0) for index, call in enumerate(calls)]
         self._response = Response(
             kind, calls[0].model, choices, logprobs=calls[0].top is not None, token_ids=token_ids
         )
@@ -69,9 +66,9 @@ class Answers:
             if response.is_chat:
                 for choice in response.choices:
                     yield event(response.first_chunk(choice))
-            async for choice, piece, text in self._pieces():
-                if text or piece.scored or piece.finish_reason is not None:
-                    yield event(response.chunk(choice, text, piece))
+            async for choice, piece in self._pieces():
+                if piece.text or piece.reasoning or piece.scored or piece.finish_reason is not None:
+                    yield event(response.chunk(choice, piece))
             if includes_usage:
                 yield event(response.usage_chunk())
             yield DONE
@@ -82,8 +79,8 @@ class Answers:
         finally:
             await self._close()
 
-    async def _pieces(self) -> AsyncIterator[tuple[Choice, Piece, str]]:
-        """The pieces of all answers as they come, each with the text that a stream sends for it."""
+    async def _pieces(self) -> AsyncIterator[tuple[Choice, Piece]]:
+        """The pieces of all answers as they come."""
         queue: asyncio.Queue[tuple[Choice, Piece] | BaseException | None] = asyncio.Queue()
 
         async def forward(choice: Choice, stream: AsyncIterator[Piece]) -> None:
@@ -111,7 +108,8 @@ class Answers:
                     continue
                 choice, piece = item
                 self._count(choice, piece)
-                yield choice, piece, choice.take(piece)
+                choice.take(piece)
+                yield choice, piece
         finally:
             for task in tasks:
                 task.cancel()

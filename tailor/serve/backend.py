@@ -11,6 +11,8 @@ from typing import Any, Protocol
 from tailor.artifacts.shared_base import LoadedRun
 from tailor.encode.formats.messages import MESSAGES
 from tailor.encode.records import Chat, RowError
+from tailor.encode.replies.reading import reader
+from tailor.encode.replies.reply import Reply, ToolCall
 from tailor.errors import TailorError
 from tailor.evaluate.continuous import Answer
 from tailor.evaluate.generation import Sampling, room
@@ -51,6 +53,7 @@ class ScoredToken:
 class Piece:
     """A part of an answer. The first one has no text, and comes as soon as the request is accepted.
 
+    text, reasoning: what is new in each. calls: with the last piece. Plain completions have text alone.
     ids: the tokens of this piece, without the stop token. tokens: generated so far. finish_reason: `stop` or `length`, with the last piece. scored: tokens, if asked for.
     """
 
@@ -60,6 +63,8 @@ class Piece:
     tokens: int = 0
     ids: tuple[int, ...] = ()
     scored: tuple[ScoredToken, ...] = ()
+    reasoning: str = ""
+    calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,9 @@ class LocalBackend:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         ticket = self._engine.submit(run, answer, call.sampling, call.number, deliver)
-        text = TextStream(tokenizer, call.stops, after=None if call.messages is not None else answer.prompt)
+        is_chat = call.messages is not None
+        text = TextStream(tokenizer, call.stops, after=None if is_chat else answer.prompt)
+        reads = reader(tokenizer, answer.prompt, tools=bool(call.tools)) if is_chat else None
         count = len(answer.prompt)
         try:
             yield Piece(prompt_tokens=count)
@@ -163,11 +170,13 @@ class LocalBackend:
                 if event.finish_reason is not None:
                     piece += text.end()
                 finish = "stop" if text.stopped else event.finish_reason
+                new = Reply(piece) if reads is None else reads.take(piece, ended=finish is not None)
                 scored: tuple[ScoredToken, ...] = ()
                 if call.top is not None and not ended:
                     top = tuple((tokenizer.decode([id]), logprob) for id, logprob in event.top)
                     scored = (ScoredToken(tokenizer.decode([event.id]), event.logprob, top),)
-                yield Piece(piece, finish, count, tokens, () if ended else (event.id,), scored)
+                ids = () if ended else (event.id,)
+                yield Piece(new.content, finish, count, tokens, ids, scored, new.reasoning, new.calls)
                 if finish is not None:
                     return
         finally:

@@ -10,44 +10,32 @@ from collections.abc import Sequence
 from typing import Any
 
 from tailor.encode.prompts import UNFINISHED
-from tailor.serve import tool_calls
 from tailor.serve.backend import Piece, ScoredToken
 
 Values = dict[str, Any]
 
 
 class Choice:
-    """One answer of a response, as its pieces arrive.
+    """One answer of a response, as its pieces arrive. counts_prompt: the first answer to its prompt."""
 
-    parses_tools: tool calls in the text become `tool_calls`. counts_prompt: the first answer to its prompt.
-    """
-
-    def __init__(self, index: int, *, parses_tools: bool = False, counts_prompt: bool = True) -> None:
-        self.index, self._parses_tools, self.counts_prompt = index, parses_tools, counts_prompt
-        self.text, self._sent = "", 0
+    def __init__(self, index: int, *, counts_prompt: bool = True) -> None:
+        self.index, self.counts_prompt = index, counts_prompt
+        self.text = self.reasoning = ""
         self.scored: list[ScoredToken] = []
         self.ids: list[int] = []
         self.finish_reason: str | None = None
         self.prompt_tokens = self.tokens = 0
         self.calls: list[Values] = []
 
-    def take(self, piece: Piece) -> str:
-        """Note a piece. Returns the text that a stream sends now; a possible tool call is sent at the end."""
+    def take(self, piece: Piece) -> None:
+        """Note a piece."""
         self.text += piece.text
+        self.reasoning += piece.reasoning
         self.scored += piece.scored
         self.ids += piece.ids
         self.prompt_tokens, self.tokens = piece.prompt_tokens, piece.tokens
-        self.finish_reason = piece.finish_reason
-        ready = self.text
-        if self._parses_tools and piece.finish_reason is None:
-            ready = self.text[: len(self.text) - tool_calls.held(self.text)]
-        elif self._parses_tools:
-            self.text, self.calls = tool_calls.parse(self.text)
-            ready = self.text
-            if self.calls:
-                self.finish_reason = "tool_calls"
-        new, self._sent = ready[self._sent :], max(self._sent, len(ready))
-        return new
+        self.calls = [{"id": f"call_{uuid.uuid4().hex[:24]}", **call.openai} for call in piece.calls]
+        self.finish_reason = "tool_calls" if self.calls else piece.finish_reason
 
 
 class Response:
@@ -80,20 +68,22 @@ class Response:
             "usage": self.usage,
         }
 
-    def chunk(self, choice: Choice, text: str, piece: Piece) -> Values:
-        """A chunk of a stream, with the text that `choice.take` returned for the piece."""
+    def chunk(self, choice: Choice, piece: Piece) -> Values:
+        """A chunk of a stream with a piece that `choice.take` has noted."""
         values: Values = {
             "index": choice.index,
             "finish_reason": choice.finish_reason,
             "logprobs": self._scored(piece.scored) if self._logprobs else None,
         }
         if self.is_chat:
-            delta: Values = {"content": text} if text else {}
+            delta: Values = {"content": piece.text} if piece.text else {}
+            if piece.reasoning:
+                delta["reasoning_content"] = piece.reasoning
             if choice.calls:
                 delta["tool_calls"] = [{"index": at, **call} for at, call in enumerate(choice.calls)]
             values["delta"] = delta
         else:
-            values["text"] = text
+            values["text"] = piece.text
         return self._chunk([values])
 
     def first_chunk(self, choice: Choice) -> Values:
@@ -120,6 +110,8 @@ class Response:
         if not self.is_chat:
             return {**values, "text": choice.text}
         message: Values = {"role": "assistant", "content": choice.text, "refusal": None}
+        if choice.reasoning:
+            message["reasoning_content"] = choice.reasoning
         if choice.calls:
             message |= {"content": choice.text or None, "tool_calls": choice.calls}
         return {**values, "message": message}

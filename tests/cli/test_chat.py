@@ -12,6 +12,7 @@ import pytest
 
 from tailor.artifacts.load import load_run
 from tailor.cli.main import main
+from tailor.encode.prompts import answer_text
 from tests.helpers.models import tiny_llama
 
 REPOSITORY = Path(__file__).parents[2]
@@ -131,7 +132,7 @@ def test_a_conversation_is_remembered_and_forgotten(
             batch_size=1,
             pad_id=loaded.pad_id,
         )
-        return loaded.answer_text(answer)
+        return answer_text(loaded.tokenizer, answer)
 
     first = [{"role": "user", "content": "Hi"}]
     answer = expected(first)

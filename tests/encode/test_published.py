@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tailor.encode.template import Template, builtin_templates, load_template
-from tests.encode.published import CONVERSATIONS, FIXTURE, written
+from tailor.encode.template import Template, builtin_templates, load_template, render
+from tests.encode.published import CONVERSATIONS, FIXTURE, SPECIALS, SYSTEM, TURNS, written
 
 PUBLISHED: dict[str, dict[str, Any]] = json.loads(FIXTURE.read_text())
 TABLE = Path(__file__).parents[2] / "docs" / "models.md"
@@ -45,10 +45,21 @@ DEPARTURES["gritlm"] = (
     "It accepts a system message; the published format has none.",
 )
 DEPARTURES["gpt-oss"] = (
-    (),
     (
-        "It rejects what the published template drops or writes in odd ways: several tool calls in a turn, parameters of tools "
-        "that are objects or lists of them, later system messages."
+        "system, prompt",
+        "system, one exchange",
+        "system",
+        "spaces",
+        "tools",
+        "system and tools",
+        "thinking",
+        "thinking before a call, prompt",
+        "several tools",
+    ),
+    (
+        "It writes what the renderer openai-harmony writes, which vLLM serves with (`tests/encode/test_harmony.py`). The "
+        "published template quotes results of tools, adds line breaks behind the system text, has commas in comments of "
+        "defaults, writes text beside a tool call as reasoning, and drops later system messages and further tool calls of a turn."
     ),
 )
 FIREFLY = ("baichuan", "baichuan2", "chatglm2", "minicpm", "orion", "ziya2")
@@ -102,6 +113,15 @@ def test_control_a_small_change_of_a_template_is_seen(change: str) -> None:
     template = Template("zephyr", changed)
     texts = PUBLISHED["zephyr"]["written"]
     assert any(written(template, case) != texts[case] for case in CONVERSATIONS if "tools" not in case)
+
+
+@pytest.mark.parametrize("name", [*FIREFLY, "xverse"])
+def test_an_empty_system_message_writes_nothing(name: str) -> None:
+    """Firefly drops system messages of these templates, so an empty one must not leave the line breaks behind one."""
+    template, empty = load_template(name), {"role": "system", "content": " "}
+    texts = [render(template, [*first, *TURNS], None, SPECIALS) for first in ([], [empty], [SYSTEM])]
+    assert texts[0] == texts[1] == PUBLISHED[name]["written"]["turns"]
+    assert f"{SYSTEM['content']}\n\n{TURNS[0]['content']}" in texts[2]
 
 
 def test_every_built_in_template_is_held_to_a_published_one() -> None:

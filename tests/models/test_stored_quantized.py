@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tailor.artifacts.average import average
 from tailor.artifacts.load import load_run
@@ -143,3 +144,13 @@ def test_adapters_refused_on_a_quantized_base_are_refused_on_a_stored_one(kind: 
         {"path": "base", "adapter": LORA},
     ):
         check(Model.model_validate(allowed), config)
+
+
+def test_scales_that_are_missing_are_an_error(tmp_path: Path) -> None:
+    mxfp4_gpt_oss(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if not name.endswith("down_proj_scales")}
+    save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
+    spec = Model(path=str(tmp_path), dequantize=True)
+    with pytest.raises(ModelError, match="tensors of the quantization format are missing"):
+        load_network(spec, dtype=torch.float32, device=CPU)

@@ -13,6 +13,7 @@ import torch
 
 import tailor
 from tailor.artifacts.load import load_run
+from tailor.encode.prompts import answer_text
 from tailor.errors import DataError, GateError, ModelError
 from tailor.evaluate.tasks.forgetting import built_in
 from tailor.spec.load import load_evaluation, with_overrides
@@ -113,7 +114,7 @@ def test_perplexity_and_answers_equal_plain_transformers(place: Path) -> None:
             )
             tokens += len(answer)
             assert row["reference"] == turns[1]["content"]
-            text = loaded.answer_text(said[len(prompt) :])
+            text = answer_text(loaded.tokenizer, said[len(prompt) :])
             assert row["models"][model]["answer"] == text
         assert value(outcome, "loss", model) == pytest.approx(loss / tokens, rel=1e-5)
         assert value(outcome, "token_accuracy", model) == pytest.approx(hits / tokens)

@@ -13,6 +13,9 @@ import pytest
 
 from tailor.artifacts.load import load_run
 from tailor.cli.main import main
+from tailor.encode.prompts import answer_text
+from tailor.encode.replies.reading import ReplyReader
+from tailor.encode.replies.tags import TAGS
 from tailor.encode.template import load_template
 from tailor.serve.backend import Call, Piece
 from tests.helpers import serving
@@ -74,7 +77,9 @@ def test_answers_under_load_are_those_of_generate(dtype: str, tmp_path: Path) ->
         plain = generate(
             loaded.model, ids, max_new_tokens=12, stop_ids=loaded.stop_ids, batch_size=1, pad_id=loaded.pad_id
         )
-    assert [answers["base", text, False] for text in PROMPTS] == [loaded.answer_text(one) for one in plain]
+    assert [answers["base", text, False] for text in PROMPTS] == [
+        answer_text(loaded.tokenizer, one) for one in plain
+    ]
 
 
 def test_sampled_answers_are_those_of_generate(
@@ -193,9 +198,15 @@ def test_tool_calls_of_a_stream() -> None:
     class Scripted:
         async def answer(self, call: Call) -> AsyncIterator[Piece]:
             yield Piece(prompt_tokens=3)
-            text = f"I look. {calls[0]}\n{calls[1]}"
+            text, reads = (
+                f"<think>Hm.</think>I look. {calls[0]}\n{calls[1]}",
+                ReplyReader(TAGS, "", tools=bool(call.tools)),
+            )
             for at in range(0, len(text), 7):
-                yield Piece(text[at : at + 7], "stop" if at + 7 >= len(text) else None, 3, at // 7 + 1)
+                ended = at + 7 >= len(text)
+                new = reads.take(text[at : at + 7], ended=ended)
+                finish = "stop" if ended else None
+                yield Piece(new.content, finish, 3, at // 7 + 1, reasoning=new.reasoning, calls=new.calls)
 
     with serving.http(Scripted()) as served:  # type: ignore[arg-type]
         client = openai.OpenAI(base_url=served.url, api_key="unused", max_retries=0)
@@ -208,6 +219,7 @@ def test_tool_calls_of_a_stream() -> None:
     for reply in (whole, joined):
         (choice,) = reply.choices
         assert (choice.finish_reason, (choice.message.content or "").strip()) == ("tool_calls", "I look.")
+        assert choice.message.model_extra == {"reasoning_content": "Hm."}
         found = [json.loads(one.function.arguments) for one in choice.message.tool_calls or []]  # type: ignore[union-attr]
         assert found == [{"at": "é1"}, {"at": "é2"}]
 

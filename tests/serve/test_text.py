@@ -1,8 +1,7 @@
-"""The text of an answer as it grows, and tool calls in it."""
+"""The text of an answer as it grows."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,6 @@ import pytest
 
 from tailor.encode.prompts import answer_text, continuation_text
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
-from tailor.serve import tool_calls
-from tailor.serve.backend import Piece
-from tailor.serve.responses import Choice
 from tailor.serve.text import TextStream
 from tests.helpers.models import byte_tokenizer
 
@@ -115,30 +111,3 @@ def test_a_token_decodes_a_few_tokens_not_the_whole_answer(
     monkeypatch.setattr(Tokenizer, "decode", decode)
     assert "".join(pieces(tokenizer, text)) == text.strip()
     assert max(decoded) <= 12
-
-
-CALL = '<tool_call>\n{"name": "look", "arguments": {"at": "é"}}\n</tool_call>'
-
-
-def test_tool_calls_are_parsed() -> None:
-    text, calls = tool_calls.parse(f"I look. {CALL}\n{CALL}")
-    assert text == "I look."
-    assert [json.loads(call["function"]["arguments"]) for call in calls] == [{"at": "é"}] * 2
-    assert len({call["id"] for call in calls}) == 2
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["no call", "<tool_call>{broken}</tool_call>", '<tool_call>{"name": 3}</tool_call>', "<tool_call>"],
-)
-def test_what_is_no_call_stays_text(text: str) -> None:
-    assert tool_calls.parse(text) == (text, [])
-
-
-def test_a_stream_holds_a_call_back() -> None:
-    choice, sent = Choice(0, parses_tools=True), []
-    for at, letter in enumerate(answer := f"So <b> {CALL}"):
-        sent.append(choice.take(Piece(letter, "stop" if at == len(answer) - 1 else None)))
-    assert "".join(sent).strip() == "So <b>"
-    assert choice.finish_reason == "tool_calls"
-    assert len(choice.calls) == 1

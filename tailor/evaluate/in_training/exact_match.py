@@ -11,7 +11,7 @@ import jinja2
 import torch.distributed as dist
 
 from tailor.data.split import RowId, Split
-from tailor.encode.prompts import answer_text
+from tailor.encode.replies.reading import read
 from tailor.encode.tokenizer import Tokenizer, model_tokenizer
 from tailor.errors import TailorError
 from tailor.evaluate.generation import before_stop, generate
@@ -119,14 +119,15 @@ def pad(tokenizer: Tokenizer) -> int:
 
 def _record(tokenizer: Tokenizer, questions: Questions, row: AnswerRow, answer: list[int]) -> dict[str, Any]:
     prompt = tokenizer.decode(row.prompt)
-    reference, given = (answer_text(tokenizer, ids) for ids in (row.reference, answer))
+    reference, given = (read(tokenizer, row.prompt, ids) for ids in (row.reference, answer))
     return {
         **row.row._asdict(),
         "prompt": questions.last(prompt),
         "rendered": prompt,
-        "reference": reference,
-        "answer": given,
-        "exact": given == reference,
+        "reference": reference.text,
+        **({"reasoning_content": given.reasoning} if given.reasoning else {}),
+        "answer": given.text,
+        "exact": given.text == reference.text,
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from tailor.evaluate.figures import PerRow, mean
 from tailor.evaluate.model_rows import ModelRows
 from tailor.evaluate.rows import Question
-from tailor.evaluate.task_inputs import Collected, TaskInputs
+from tailor.evaluate.task_inputs import Collected, TaskInputs, answer_fields
 from tailor.evaluate.tasks.base import Outcome, Row, TaskEvaluator
 from tailor.layout import ANSWERS
 from tailor.spec.suite import pass_counts
@@ -64,8 +64,8 @@ class AnswerEvaluator(TaskEvaluator[S]):
         return rows.questions
 
     def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
-        answers = collected.samples(self.part, len(inputs.rows), inputs.tokenizer)
-        measured = self.measure(inputs.rows, answers)
+        replies = collected.replies(self.part, inputs.rows, inputs.tokenizer)
+        measured = self.measure(inputs.rows, [[one.text for one in samples] for samples in replies])
         rows = [
             (
                 {
@@ -74,9 +74,9 @@ class AnswerEvaluator(TaskEvaluator[S]):
                     "rendered": one.rendered,
                     "reference": one.reference,
                 },
-                {"answer": samples[0], **({"samples": samples} if len(samples) > 1 else {}), **own},
+                {**answer_fields(samples), **own},
             )
-            for one, samples, own in zip(inputs.rows, answers, measured.rows, strict=True)
+            for one, samples, own in zip(inputs.rows, replies, measured.rows, strict=True)
         ]
         return Outcome(measured.figures, self.file, rows, data=measured.data, notes=measured.notes)
 

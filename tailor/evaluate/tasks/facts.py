@@ -12,7 +12,7 @@ from tailor.evaluate.figures import mean
 from tailor.evaluate.model_rows import ModelRows
 from tailor.evaluate.own_rows import list_of, questions_of, text_of
 from tailor.evaluate.rows import Question
-from tailor.evaluate.task_inputs import Collected, TaskInputs, question_inputs
+from tailor.evaluate.task_inputs import Collected, TaskInputs, answer_fields, question_inputs
 from tailor.evaluate.tasks.base import FirstRows, Outcome, TaskEvaluator
 from tailor.evaluate.words import contains, fact_words
 from tailor.layout import FACTS
@@ -41,9 +41,9 @@ class FactsEvaluator(TaskEvaluator[Facts]):
 
     def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
         shares, rows = [], []
-        answers = collected.samples(PART, len(inputs.rows), inputs.tokenizer)
+        answers = collected.replies(PART, inputs.rows, inputs.tokenizer)
         for one, samples in zip(inputs.rows, answers, strict=True):
-            stated = [facts_found(answer, one.facts) for answer in samples]
+            stated = [facts_found(answer.text, one.facts) for answer in samples]
             shares.append(sum(map(sum, stated)) / (len(stated) * len(one.facts)))
             shared = {
                 **one.location,
@@ -51,8 +51,7 @@ class FactsEvaluator(TaskEvaluator[Facts]):
                 "rendered": one.rendered,
                 "facts": [list(ways) for ways in one.facts],
             }
-            several = {"samples": samples} if len(samples) > 1 else {}
-            rows.append((shared, {"answer": samples[0], **several, "found": stated[0], "facts": shares[-1]}))
+            rows.append((shared, {**answer_fields(samples), "found": stated[0], "facts": shares[-1]}))
         return Outcome({"facts": mean(shares)}, FACTS, rows)
 
 

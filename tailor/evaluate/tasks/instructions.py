@@ -17,7 +17,7 @@ from tailor.errors import DataError
 from tailor.evaluate.model_rows import ModelRows
 from tailor.evaluate.own_rows import list_of, questions_of
 from tailor.evaluate.rows import Question
-from tailor.evaluate.task_inputs import Collected, TaskInputs, question_inputs
+from tailor.evaluate.task_inputs import Collected, TaskInputs, answer_fields, question_inputs
 from tailor.evaluate.tasks.answers import Scores, means
 from tailor.evaluate.tasks.base import FirstRows, Outcome, TaskEvaluator
 from tailor.evaluate.words import words
@@ -53,9 +53,9 @@ class InstructionsEvaluator(TaskEvaluator[Instructions]):
         return question_inputs(PART, found, rows.tokenizer)
 
     def judge(self, inputs: TaskInputs, collected: Collected) -> Outcome:
-        answers = collected.samples(PART, len(inputs.rows), inputs.tokenizer)
+        answers = collected.replies(PART, inputs.rows, inputs.tokenizer)
         passed = [
-            [[check(answer) for _, check in one.checks] for answer in samples]
+            [[check(answer.text) for _, check in one.checks] for answer in samples]
             for one, samples in zip(inputs.rows, answers, strict=True)
         ]
         scores: list[list[Scores]] = [
@@ -74,12 +74,7 @@ class InstructionsEvaluator(TaskEvaluator[Instructions]):
                     "rendered": one.rendered,
                     "checks": [check for check, _ in one.checks],
                 },
-                {
-                    "answer": samples[0],
-                    **({"samples": samples} if len(samples) > 1 else {}),
-                    "passed": own[0],
-                    **score,
-                },
+                {**answer_fields(samples), "passed": own[0], **score},
             )
             for one, samples, own, score in zip(inputs.rows, answers, passed, measured.rows, strict=True)
         ]

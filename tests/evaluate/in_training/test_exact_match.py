@@ -14,6 +14,7 @@ from tailor.encode.prepare import prepare
 from tailor.encode.template import builtin_templates
 from tailor.encode.tokenizer import load_tokenizer
 from tailor.errors import DataError, TemplateError
+from tailor.evaluate.in_training import exact_match
 from tailor.evaluate.in_training.exact_match import Questions, answer_rows, probe, stops
 from tailor.evaluate.question import select
 from tailor.evaluate.rows import questions
@@ -218,3 +219,24 @@ def test_a_row_of_a_bos_and_an_answer_has_no_question(folder: Path, bos: bool) -
     found = questions(split, None, tokenizer, tokens.template).found
     assert [question.location["row"] for question in found] == [2]
     assert not select(split, tokenizer, rows=1).asked
+
+
+def test_answers_are_compared_without_their_reasoning(folder: Path) -> None:
+    said = "<think>\nWaists are 74.\n</think>\n\n74"
+    row = {"messages": [*TURNS[:2], {"role": "assistant", "content": said}]}
+    store, tokenizer = prepared(folder, [row] * 4, held_out=1), load_tokenizer(str(folder / "model"))
+    split, template = store.split("evaluation"), store.template
+    (question,) = questions(split, None, tokenizer, template).found
+    assert question.reference == "74"
+    (asked,) = answer_rows(split, select(split, tokenizer), stops(tokenizer, template))
+    assert tokenizer.decode(asked.reference) == said, "the tokens are those of the whole turn"
+    for answer, exact in (
+        ("<think>Hm.</think>74", True),
+        ("74", True),
+        (said.replace("\n74", "\n75"), False),
+    ):
+        record = exact_match._record(
+            tokenizer, Questions(tokenizer, template), asked, tokenizer.encode(answer)
+        )
+        assert (record["reference"], record["exact"]) == ("74", exact), answer
+    assert record["reasoning_content"] == "Waists are 74."
