@@ -6,6 +6,9 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+MANY = 10_000
+"""New objects that are worth it. Without an import there are fewer, and the garbage among them is to be found soon."""
+
 
 @contextmanager
 def uncollected() -> Iterator[None]:
@@ -21,7 +24,8 @@ def uncollected() -> Iterator[None]:
     try:
         yield
     finally:
-        # Into the oldest generation, without looking through them: the next collection would take 0.3 s.
-        gc.freeze()
-        gc.unfreeze()
+        if gc.get_count()[0] > MANY:
+            # Into the oldest generation, without looking through them: the next collection would take 0.3 s.
+            gc.freeze()
+            gc.unfreeze()
         gc.enable()

@@ -40,9 +40,12 @@ def test_nothing_is_collected_inside(collections: Callable[[], int]) -> None:
     assert gc.isenabled()
     young = {id(one) for generation in (0, 1) for one in gc.get_objects(generation)}
     assert not any(id(one) in young for one in kept), "the next collection would look through them"
+    with uncollected():
+        few = [[number] for number in range(100)]
+    assert id(few[-1]) in {id(one) for one in gc.get_objects(0)}, "without an import, garbage is found soon"
     more = objects()
     assert collections() > before, "the control"
-    del kept, more
+    del kept, few, more
 
 
 def test_an_error_ends_the_pause_and_a_pause_of_the_caller_stays() -> None:
