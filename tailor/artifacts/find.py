@@ -26,7 +26,8 @@ def find_artifact(store: Store) -> tuple[Store, Store]:
             f"the run at {store.url} is not finished: it has neither adapter/ nor model/",
             hint="run its recipe again: it resumes from the last checkpoint",
         )
-    raise ModelError(f"{store.url} is not a run, an adapter or a model", hint=_instead(store))
+    problem = "is not a run, an adapter or a model" if store.exists() else "does not exist"
+    raise ModelError(f"{store.url} {problem}", hint=_instead(store))
 
 
 def refuse_beacons(store: Store, done: str) -> None:

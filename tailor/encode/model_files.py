@@ -63,10 +63,10 @@ def _from_hub(path: str, revision: str | None, name: str) -> str | None:
         problem = (
             f"is not a local folder, and the Hugging Face Hub returns an error ({str(error).splitlines()[0]})"
         )
-    raise ModelError(
-        f"model.path: {path} {problem}",
-        hint=f"check the path; tailor looked for {Path(path).absolute()} and huggingface.co/{path}",
-    )
+    hint = f"check the path; tailor looked for {Path(path).absolute()} and huggingface.co/{path}"
+    if constants.HF_HUB_OFFLINE:
+        hint = f"unset HF_HUB_OFFLINE to download it, or {hint}"
+    raise ModelError(f"model.path: {path} {problem}", hint=hint)
 
 
 @lru_cache(maxsize=8)

@@ -8,7 +8,7 @@ request to another one.
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,8 @@ from tailor.errors import ModelError, ScaleError
 from tailor.models.own_code import NOTHING, Trust
 from tailor.onray.cluster import connect, threads
 from tailor.quiet import quiet
-from tailor.serve.backend import Call, Load, LocalBackend, Piece
+from tailor.serve.backend import LocalBackend
+from tailor.serve.calls import Call, EmbedCall, Load, Piece, RerankCall
 from tailor.serve.errors import ApiError, failed
 from tailor.serve.server import DRAIN_SECONDS, api_key
 from tailor.spec.scale import Scale
@@ -132,21 +133,11 @@ class _Models:
         async for piece in self._backend.answer(call):
             yield piece
 
-    async def embed(
-        self,
-        model: str,
-        texts: Sequence[str],
-        instruction: str | None,
-        dimensions: int | None,
-        *,
-        truncate: bool,
-    ) -> tuple[list[list[float]], int]:
-        return await self._backend.embed(model, texts, instruction, dimensions, truncate=truncate)
+    async def embed(self, call: EmbedCall) -> tuple[list[list[float]], int]:
+        return await self._backend.embed(call)
 
-    async def rerank(
-        self, model: str, query: str, documents: Sequence[str], *, truncate: bool
-    ) -> list[float]:
-        return await self._backend.rerank(model, query, documents, truncate=truncate)
+    async def rerank(self, call: RerankCall) -> list[float]:
+        return await self._backend.rerank(call)
 
     def check_health(self) -> None:
         """Called by Ray Serve, which replaces a replica that raises."""
@@ -182,29 +173,17 @@ class HandleBackend:
             if not finished:
                 stream.cancel()
 
-    async def embed(
-        self,
-        model: str,
-        texts: Sequence[str],
-        instruction: str | None,
-        dimensions: int | None,
-        *,
-        truncate: bool,
-    ) -> tuple[list[list[float]], int]:
-        found: tuple[list[list[float]], int] = await self._one(
-            "embed", model, texts, instruction, dimensions, truncate=truncate
-        )
+    async def embed(self, call: EmbedCall) -> tuple[list[list[float]], int]:
+        found: tuple[list[list[float]], int] = await self._one("embed", call)
         return found
 
-    async def rerank(
-        self, model: str, query: str, documents: Sequence[str], *, truncate: bool
-    ) -> list[float]:
-        found: list[float] = await self._one("rerank", model, query, documents, truncate=truncate)
+    async def rerank(self, call: RerankCall) -> list[float]:
+        found: list[float] = await self._one("rerank", call)
         return found
 
-    async def _one(self, method: str, *arguments: Any, **options: Any) -> Any:
+    async def _one(self, method: str, *arguments: Any) -> Any:
         try:
-            return await getattr(self._handle, method).remote(*arguments, **options)
+            return await getattr(self._handle, method).remote(*arguments)
         except Exception as error:
             raise _api_error(error) from error
 

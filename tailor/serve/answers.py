@@ -7,7 +7,8 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from tailor.serve.backend import Backend, Call, Piece
+from tailor.serve.backend import Backend
+from tailor.serve.calls import Call, Piece
 from tailor.serve.errors import ApiError, timed_out, unexpected
 from tailor.serve.metrics import Metrics
 from tailor.serve.responses import DONE, Choice, Response, event

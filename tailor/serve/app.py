@@ -21,7 +21,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from tailor.evaluate.generation import Sampling
 from tailor.serve import schemas
 from tailor.serve.answers import Answers
-from tailor.serve.backend import Backend, Call
+from tailor.serve.backend import Backend
+from tailor.serve.calls import Call, EmbedCall, RerankCall
 from tailor.serve.errors import ApiError, bad_request, failed, timed_out, unexpected, unknown_model
 from tailor.serve.limits import check_key, read_json
 from tailor.serve.metrics import Metrics
@@ -161,7 +162,7 @@ class _Server:
     async def _embeddings(self, request: Request) -> Response:
         asked = await self._parsed(request, schemas.EmbeddingsRequest)
         work = self._backend.embed(
-            asked.model, asked.texts, asked.instruction, asked.dimensions, truncate=asked.truncate
+            EmbedCall(asked.model, asked.texts, asked.instruction, asked.dimensions, asked.truncate)
         )
         vectors, tokens = await _or_gone(request, work)
         self._metrics.prompt_tokens.labels(asked.model).inc(tokens)
@@ -178,7 +179,7 @@ class _Server:
 
     async def _rerank(self, request: Request) -> Response:
         asked = await self._parsed(request, schemas.RerankRequest)
-        work = self._backend.rerank(asked.model, asked.query, asked.documents, truncate=asked.truncate)
+        work = self._backend.rerank(RerankCall(asked.model, asked.query, asked.documents, asked.truncate))
         scores = await _or_gone(request, work)
         order = sorted(range(len(scores)), key=lambda index: -scores[index])[: asked.top_n]
         results: list[dict[str, Any]] = [

@@ -5,75 +5,20 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tailor.artifacts.shared_base import LoadedRun
 from tailor.encode.formats.messages import MESSAGES
 from tailor.encode.records import Chat, RowError
 from tailor.encode.replies.reading import reader
-from tailor.encode.replies.reply import Reply, ToolCall
+from tailor.encode.replies.reply import Reply
 from tailor.errors import TailorError
 from tailor.evaluate.continuous import Answer
-from tailor.evaluate.generation import Sampling, room
+from tailor.evaluate.generation import room
+from tailor.serve.calls import Call, EmbedCall, Load, Piece, RerankCall, ScoredToken
 from tailor.serve.engine import Engine, Token
 from tailor.serve.errors import ApiError, bad_request, failed, of_tailor, unexpected, unknown_model
 from tailor.serve.text import TextStream
-
-
-@dataclass(frozen=True)
-class Call:
-    """A request for one answer: a conversation (messages, tools) or a prompt of plain text or token ids.
-
-    max_tokens: at most; fewer when the model's context has no room for more. number: of the answer, for several to one
-    prompt. top: number of alternatives per token; None without log-probabilities.
-    """
-
-    model: str
-    messages: list[dict[str, Any]] | None = None
-    tools: list[dict[str, Any]] | None = None
-    prompt: str | list[int] | None = None
-    max_tokens: int = 256
-    sampling: Sampling = field(default_factory=Sampling)
-    number: int = 0
-    stops: tuple[str, ...] = ()
-    top: int | None = None
-
-
-@dataclass(frozen=True)
-class ScoredToken:
-    """A token of an answer, its log-probability, and the most likely tokens at its position with theirs."""
-
-    text: str
-    logprob: float
-    top: tuple[tuple[str, float], ...]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of an answer. The first one has no text, and comes as soon as the request is accepted.
-
-    text, reasoning: what is new in each. calls: with the last piece. Plain completions have text alone.
-    ids: the tokens of this piece, without the stop token. tokens: generated so far. finish_reason: `stop` or `length`, with the last piece. scored: tokens, if asked for.
-    """
-
-    text: str = ""
-    finish_reason: str | None = None
-    prompt_tokens: int = 0
-    tokens: int = 0
-    ids: tuple[int, ...] = ()
-    scored: tuple[ScoredToken, ...] = ()
-    reasoning: str = ""
-    calls: tuple[ToolCall, ...] = ()
-
-
-@dataclass(frozen=True)
-class Load:
-    """How busy the engine is: answers that are being generated, requests that wait, and decoding steps so far."""
-
-    active: int
-    waiting: int
-    steps: int
 
 
 class Backend(Protocol):
@@ -87,22 +32,12 @@ class Backend(Protocol):
         """The pieces of an answer. Leaving the iterator stops the generation."""
         ...
 
-    async def embed(
-        self,
-        model: str,
-        texts: Sequence[str],
-        instruction: str | None,
-        dimensions: int | None,
-        *,
-        truncate: bool,
-    ) -> tuple[list[list[float]], int]:
-        """A vector per text, and the number of tokens of all texts. truncate: texts that are too long, instead of an error."""
+    async def embed(self, call: EmbedCall) -> tuple[list[list[float]], int]:
+        """A vector per text, and the number of tokens of all texts."""
         ...
 
-    async def rerank(
-        self, model: str, query: str, documents: Sequence[str], *, truncate: bool
-    ) -> list[float]:
-        """A score per document; a higher one is more relevant. truncate: as for `embed`."""
+    async def rerank(self, call: RerankCall) -> list[float]:
+        """A score per document; a higher one is more relevant."""
         ...
 
     async def load(self) -> Load: ...
@@ -182,44 +117,34 @@ class LocalBackend:
         finally:
             ticket.cancel()
 
-    async def embed(
-        self,
-        model: str,
-        texts: Sequence[str],
-        instruction: str | None,
-        dimensions: int | None,
-        *,
-        truncate: bool,
-    ) -> tuple[list[list[float]], int]:
-        embedder = self._run(model, "embeddings").embedder
+    async def embed(self, call: EmbedCall) -> tuple[list[list[float]], int]:
+        embedder = self._run(call.model, "embeddings").embedder
         assert embedder is not None
         size = embedder.settings.dimension
-        if dimensions is not None and dimensions > size:
-            raise bad_request(f"the embeddings of {model} have {size} dimensions", "dimensions")
+        if call.dimensions is not None and call.dimensions > size:
+            raise bad_request(f"the embeddings of {call.model} have {size} dimensions", "dimensions")
 
         def vectors() -> tuple[list[list[float]], int]:
-            tokens = embedder.tokenize(texts, instruction)
-            if not truncate:
+            tokens = embedder.tokenize(call.texts, call.instruction)
+            if not call.truncate:
                 lengths = [len(one.input_ids) + one.cut for one in tokens]
                 _require_readable(lengths, embedder.max_length, "input")
-            embedder.dimension = dimensions or size
+            embedder.dimension = call.dimensions or size
             try:
-                found = embedder.encode(texts, instruction)
+                found = embedder.encode(call.texts, call.instruction)
             finally:
                 embedder.dimension = size
             return found.tolist(), sum(len(one.input_ids) for one in tokens)
 
         return await self._call(vectors, "input")  # type: ignore[no-any-return]
 
-    async def rerank(
-        self, model: str, query: str, documents: Sequence[str], *, truncate: bool
-    ) -> list[float]:
-        reranker = self._run(model, "rerank").reranker
+    async def rerank(self, call: RerankCall) -> list[float]:
+        reranker = self._run(call.model, "rerank").reranker
         assert reranker is not None
-        pairs = [(query, document) for document in documents]
+        pairs = [(call.query, document) for document in call.documents]
 
         def scores() -> list[float]:
-            if not truncate:
+            if not call.truncate:
                 _require_readable(reranker.lengths(pairs), reranker.max_length, "documents")
             return reranker(pairs)
 

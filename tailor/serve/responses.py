@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tailor.encode.prompts import UNFINISHED
-from tailor.serve.backend import Piece, ScoredToken
+from tailor.serve.calls import Piece, ScoredToken
 
 Values = dict[str, Any]
 

@@ -91,7 +91,8 @@ def find(url: str) -> Store:
     run = Store(url)
     if holds_run(run):
         return run
-    raise StoreError(f"no run at {url}: it has no {RECIPE}", hint=_suggestion(url, run))
+    problem = f"it has no {RECIPE}" if run.exists() else "it does not exist"
+    raise StoreError(f"no run at {url}: {problem}", hint=_suggestion(url, run))
 
 
 def _suggestion(url: str, folder: Store) -> str:

@@ -134,7 +134,7 @@ def test_a_plain_model_folder_is_loaded(tmp_path: Path) -> None:
 
 def test_a_folder_without_an_artifact(tmp_path: Path) -> None:
     (tmp_path / "quickstart").mkdir()
-    with pytest.raises(ModelError, match="is not a run, an adapter or a model") as caught:
+    with pytest.raises(ModelError, match="does not exist") as caught:
         load_run(str(tmp_path / "quikstart"))
     assert caught.value.hint == f"did you mean {tmp_path}/quickstart?"
 

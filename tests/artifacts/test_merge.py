@@ -220,7 +220,7 @@ def test_errors_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         return capsys.readouterr().err
 
     assert error(f"{tmp_path}/adaptr") == (
-        f"tailor: {tmp_path}/adaptr is not a run, an adapter or a model\n  hint: did you mean {adapter}?\n"
+        f"tailor: {tmp_path}/adaptr does not exist\n  hint: did you mean {adapter}?\n"
     )
     assert error(str(base)) == (
         f"tailor: {base} is a full model: it has no adapter to merge\n"

@@ -264,9 +264,7 @@ def test_models_that_cannot_embed_are_rejected(
         f"data.retrieve.embedder: {plain} is not an embedding model: it has neither embedding.json (runs of gritlm) "
         "nor modules.json (sentence-transformers)"
     )
-    with pytest.raises(
-        ModelError, match=r"^data.retrieve.embedder: .*/none is not a run, an adapter or a model"
-    ):
+    with pytest.raises(ModelError, match=r"^data.retrieve.embedder: .*/none does not exist"):
         Dense(str(tmp_path / "none"), None)
 
     moved = shutil.copytree(place / "random", tmp_path / "changed")

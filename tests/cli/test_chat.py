@@ -169,6 +169,4 @@ def test_a_run_that_is_not_there(model: str, capsys: pytest.CaptureFixture[str])
     wrong = f"{model}x"
     for arguments in (["chat", wrong], ["generate", wrong, "--prompt", "Hi"]):
         assert main(arguments) == 2
-        assert capsys.readouterr().err == (
-            f"tailor: {wrong} is not a run, an adapter or a model\n  hint: did you mean {model}?\n"
-        )
+        assert capsys.readouterr().err == (f"tailor: {wrong} does not exist\n  hint: did you mean {model}?\n")

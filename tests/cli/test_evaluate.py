@@ -64,7 +64,7 @@ def test_errors_are_reported_before_loading(
     )
     assert main(["evaluate", "runs/tinny"]) == 2
     assert capsys.readouterr().err == (
-        f"tailor: {place}/runs/tinny is not a run, an adapter or a model\n  hint: did you mean {place}/runs/tiny?\n"
+        f"tailor: {place}/runs/tinny does not exist\n  hint: did you mean {place}/runs/tiny?\n"
     )
 
 

@@ -143,7 +143,7 @@ def test_a_run_on_s3_equals_a_local_one_and_every_command_reads_it(
     assert all(Store(made).is_committed(folder) for folder in ("evaluation", "merged", "mean", "export"))
     assert Store(f"{run}/evaluation").names() == ["default"], "nothing unfinished is left"
     assert here("evaluate", f"{place.bucket}/runs/rum", *short)[2] == (
-        f"tailor: {place.bucket}/runs/rum is not a run, an adapter or a model\n  hint: did you mean {run}?\n"
+        f"tailor: {place.bucket}/runs/rum does not exist\n  hint: did you mean {run}?\n"
     )
     Store(run).write_bytes("adapter/adapter_model.safetensors", adapter(run)[:-1])
     code, out, err = here("generate", run, "--prompt", "5?", "--max-new-tokens", "3")

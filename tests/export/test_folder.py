@@ -159,7 +159,7 @@ def test_errors_are_reported(run: Path, tmp_path: Path, capsys: pytest.CaptureFi
     to = ["--to", str(tmp_path / "out")]
     assert main(["export", f"{run}n", *to]) == 2
     assert capsys.readouterr().err == (
-        f"tailor: no run at {run}n: it has no recipe.yaml\n  hint: did you mean {run}?\n"
+        f"tailor: no run at {run}n: it does not exist\n  hint: did you mean {run}?\n"
     )
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "recipe.yaml").write_text("")

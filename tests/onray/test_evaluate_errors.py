@@ -49,7 +49,7 @@ def test_a_bound_raises_with_the_metric(place: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "settings", "error", "text"),
     [
-        ({}, {"target": "runs/tinny"}, ModelError, "runs/tinny is not a run, an adapter or a model"),
+        ({}, {"target": "runs/tinny"}, ModelError, "runs/tinny does not exist"),
         (
             {},
             {"target": "base"},

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tailor.cli.main import main
-from tailor.serve.backend import Call, Piece
+from tailor.serve.calls import Call, Piece
 from tests.helpers import serving
 from tests.helpers.commands import ForkedCommand
 from tests.helpers.evaluations import make_place
@@ -77,7 +77,7 @@ def test_a_second_signal_ends_the_server_at_once(adapters: dict[str, str], tmp_p
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere"], "nowhere is not a run"),
+        (["nowhere"], "nowhere does not exist"),
         (["a/run", "b/run"], "two runs have the name run"),
         (["=x"], "the name or the folder is missing"),
         (["x", "--host", "0.0.0.0"], "there is no API key"),

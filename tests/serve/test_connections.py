@@ -14,7 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tailor.serve import connections
-from tailor.serve.backend import Call, Load, Piece
+from tailor.serve.calls import Call, Load, Piece
 from tailor.spec.serving import Limits
 from tests.helpers import serving
 from tests.helpers.serving import Served

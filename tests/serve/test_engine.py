@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tailor.artifacts.shared_base import LoadedRun, Network
+from tailor.encode.embedding_examples import TextTokens
 from tailor.evaluate import continuous
 from tailor.serve.backend import LocalBackend
 from tailor.spec.serving import Limits
@@ -27,14 +28,14 @@ def test_abandoned_embeddings_are_not_computed() -> None:
         class settings:
             dimension = 1
 
-        dimension = 1
+        dimension, max_length = 1, 8
 
         def encode(self, texts: list[str], instruction: str | None) -> Any:
             computed.extend(texts)
             return np.zeros((len(texts), 1), np.float32)
 
-        def token_ids(self, text: str, instruction: str | None) -> list[int]:
-            return [0]
+        def tokenize(self, texts: list[str], instruction: str | None) -> list[TextTokens]:
+            return [TextTokens(np.zeros(1, np.int32), [(0, 1)]) for _ in texts]
 
     backend = LocalBackend([LoadedRun("red", Network(), embedder=Embedder())], max_waiting=8)  # type: ignore[arg-type]
     stop = threading.Event()

@@ -17,7 +17,7 @@ from tailor.encode.prompts import answer_text
 from tailor.encode.replies.reading import ReplyReader
 from tailor.encode.replies.tags import TAGS
 from tailor.encode.template import load_template
-from tailor.serve.backend import Call, Piece
+from tailor.serve.calls import Call, Piece
 from tests.helpers import serving
 from tests.helpers.serving import Served
 
