@@ -88,7 +88,8 @@ def step_of_ours(contender: str, folder: Path, batch: int) -> Any:
 
     from tailor.methods.base import MicroBatch
     from tailor.methods.contrastive import ContrastiveBatch, contrastive_loss
-    from tailor.methods.gritlm import Gritlm, chunks
+    from tailor.methods.gritlm import Gritlm
+    from tailor.methods.text_chunks import cut
     from tailor.models.embedding.embedder import embed
     from tailor.models.embedding.layout import lay_out_texts
     from tailor.models.load import load_for_training
@@ -135,7 +136,7 @@ def step_of_ours(contender: str, folder: Path, batch: int) -> Any:
             found = contrastive_loss(vectors.detach(), how, spec, range(batch))
             (vectors * found.gradient / batch).sum().backward()
     else:
-        parts = chunks([len(ids) for ids, _ in spans], None, CHUNK_TOKENS)
+        parts = cut([len(ids) for ids, _ in spans], None, CHUNK_TOKENS)
         read = [lay_out_texts(spans[part], model.layout, list(places[part])) for part in parts]
         work = [MicroBatch(number, one, False, 0) for number, one in enumerate(read)]
         computed = sum(one.input_ids.numel() for one in read)

@@ -121,7 +121,8 @@ class LoraAdapter(SavedAdapter):
         for module, found in parts.items():
             if not {"down", "up"} <= found.keys():
                 raise ModelError(
-                    f"the adapter at {self.url} is damaged: {module} has only one of the tensors lora_A and lora_B"
+                    f"the adapter at {self.url} is damaged: {module} has only one of the tensors lora_A and lora_B",
+                    hint="copy the adapter again",
                 )
             if module not in wrappers:
                 rank = self.reader.about(found["down"]).shape[0]

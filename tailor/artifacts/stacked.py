@@ -51,13 +51,20 @@ def identify(
         for stack in stacks
         if stack.module == inner and any(f".{stack.name}".endswith(f".{name}") for name in targets(config))
     ]
-    if len(own) != count or rows % own[count - 1 - depth].experts:
+    hint = "the base must be the model that the adapter was trained on; if it is, copy the adapter again"
+    if len(own) != count:
         raise ModelError(
             f"the adapter at {url} does not fit its base: it adapts {count} tensors of {inner}, the base has {len(own)} of "
             "their names",
-            hint="the base must be the model that the adapter was trained on",
+            hint=hint,
         )
     stack = own[count - 1 - depth]
+    if rows % stack.experts:
+        raise ModelError(
+            f"the adapter at {url} does not fit its base: {stack.name} has {stack.experts} experts, and the adapter of them "
+            f"{rows} rows, which is no multiple",
+            hint=hint,
+        )
     return stack.name, stack.experts, stack.transposed
 
 

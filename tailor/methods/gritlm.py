@@ -22,20 +22,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from tailor.data.batches import Batch, Batches
 from tailor.data.grit_batches import GritBatch
+from tailor.methods import text_chunks
 from tailor.methods.base import LossSum, Method, MicroBatch, StepContext
 from tailor.methods.contrastive import ContrastiveBatch, ContrastiveSum, contrastive_loss, share_of
+from tailor.methods.text_chunks import embed_chunks, gradient_of, scatter_by_text
 from tailor.models.causal import CausalModel
 from tailor.models.collator import Collator
 from tailor.models.documents import TokenBatch
-from tailor.models.embedding.embedder import embed
+from tailor.models.embedding.embedder import embed, embed_to_train
 from tailor.models.embedding.layout import lay_out_texts
 from tailor.models.embedding.settings import Embedding
 from tailor.plan import Plan
@@ -60,7 +60,7 @@ class Gritlm(Method):
         texts = [
             [
                 slice(part.start + first, part.stop + first)
-                for part in chunks(some, plan.chunk_size, plan.chunk_tokens)
+                for part in text_chunks.cut(some, plan.chunk_size, plan.chunk_tokens)
             ]
             for first, some in ((0, lengths[:trained]), (trained, lengths[trained:]))
         ]
@@ -159,8 +159,9 @@ class Gritlm(Method):
         if queries := sums.get("queries"):
             found["embedding_loss"] = sums["embedding_loss"] / queries
             found["embedding_accuracy"] = sums["answers_found"] / queries
-            if "distillation_loss" in sums:
-                found["distillation_loss"] = sums["distillation_loss"] / queries
+            for name in ("distillation_loss", "embedding_router_loss", "embedding_router_z_loss"):
+                if name in sums:
+                    found[name] = sums[name] / queries
             if count := sums["without_negatives"]:
                 found["without_negatives"] = count / queries
             found["loss"] += self.spec.embedding_weight * found["embedding_loss"]
@@ -184,20 +185,21 @@ class Gritlm(Method):
         count = max(1, min(self.spec.kept_chunks, len(texts) - 1))
         kept, others = texts[:count], texts[count:]
         with context.micro_batch(last=ends_the_step and not others):
-            # [texts of the chunk, E] each, with their graphs
-            parts = [context.forward(micro.number, embed, self.settings, micro.batch) for micro in kept]
+            parts = [self._embed(context, batch, micro) for micro in kept]
             with torch.no_grad():
-                known = [part.detach() for part in parts]
+                known = [vectors.detach() for vectors, _ in parts]
                 vectors = self._embed_all(context, batch, [*texts, *constants], known)  # [N, E]
                 sums = self._contrastive_loss(context, batch, vectors)
                 gradient = context.over_workers(sums.gradient) * self._weight(batch)  # [N, E]
-            # The gradient of this sum with respect to the weights is that of the loss: chain rule.
             for micro in kept:
-                context.backward((parts.pop(0) * _gradient_of(micro, gradient)).sum())  # frees the graph
+                vectors, routers = parts.pop(0)
+                # The gradient of this sum with respect to the weights is that of the contrastive loss: chain rule.
+                context.backward((vectors * gradient_of(micro, gradient)).sum() + routers)
+                del vectors, routers  # frees the graph
         for index, micro in enumerate(others, 1):
             with context.micro_batch(last=ends_the_step and index == len(others)):
-                chunk = context.forward(micro.number, embed, self.settings, micro.batch)
-                context.backward((chunk * _gradient_of(micro, gradient)).sum())
+                vectors, routers = self._embed(context, batch, micro)
+                context.backward((vectors * gradient_of(micro, gradient)).sum() + routers)
         return sums
 
     def _chunk_checkpoint(
@@ -207,16 +209,48 @@ class Gritlm(Method):
         seeds = [context.seed(micro.number) for micro in texts]
         with context.micro_batch(last=ends_the_step):
             token_batches = [micro.batch for micro in texts]
-            parts = context.forward(texts[0].number, _embed_chunks, self.settings, token_batches, seeds)
-            local = _scatter_by_text(batch, texts, parts)  # [N, E]
+            parts = context.forward(
+                texts[0].number, embed_chunks, self.settings, token_batches, seeds, self._unit(batch)
+            )
+            local = scatter_by_text(batch, texts, [vectors for vectors, _, _ in parts])  # [N, E]
+            pairs = zip(texts, parts, strict=True)
+            routers = sum(self._routers(context, batch, micro, *found) for micro, (_, *found) in pairs)
             with torch.no_grad():
                 vectors = context.over_workers(local.detach().clone())  # [N, E]
                 if constants:
                     vectors = vectors + self._embed_all(context, batch, constants)
             sums = self._contrastive_loss(context, batch, vectors)
             gradient = context.over_workers(sums.gradient) * self._weight(batch)  # [N, E]
-            context.backward((local * gradient).sum())
+            context.backward((local * gradient).sum() + routers)
         return sums
+
+    def _embed(
+        self, context: StepContext, batch: GritBatch, micro: MicroBatch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The embeddings of a chunk [texts of the chunk, E] and its part of the routers' loss, with their graphs."""
+        vectors, *found = context.forward(
+            micro.number, embed_to_train, self.settings, micro.batch, self._unit(batch)
+        )
+        return vectors, self._routers(context, batch, micro, *found)
+
+    def _unit(self, batch: GritBatch) -> float:
+        """The weight of each trained text in the routers' loss, so that all have that of the queries, which divide the loss."""
+        return batch.queries / self._trained(batch)
+
+    def _routers(
+        self,
+        context: StepContext,
+        batch: GritBatch,
+        micro: MicroBatch,
+        routers: torch.Tensor,
+        statistics: dict[str, torch.Tensor],
+    ) -> torch.Tensor:
+        """A chunk's part of the routers' loss, divided as the contrastive loss. Adds it to the totals."""
+        loss = self._weight(batch) * routers
+        if statistics:
+            named = {f"embedding_{name}": value for name, value in statistics.items()}
+            context.add(LossSum(loss, {"embedding_loss": routers, **named}), is_padding=micro.is_padding)
+        return loss * float(not micro.is_padding)
 
     def _apart(
         self, batch: GritBatch, texts: Sequence[MicroBatch]
@@ -247,7 +281,7 @@ class Gritlm(Method):
             *known,
             *(context.forward(micro.number, embed, self.settings, micro.batch) for micro in rest),
         ]
-        return context.over_workers(_scatter_by_text(batch, texts, parts))
+        return context.over_workers(scatter_by_text(batch, texts, parts))
 
     def _contrastive_loss(
         self, context: StepContext, batch: GritBatch, vectors: torch.Tensor
@@ -277,65 +311,12 @@ class Gritlm(Method):
         }
 
 
-def chunks(lengths: Sequence[int], size: int | None, tokens: int) -> list[slice]:
-    """Split texts into chunks of `size` texts or, if that is None, of at most `tokens` tokens.
-
-    A text longer than `tokens` is a chunk of its own. lengths: in tokens, longest first.
-    """
-    if size is not None:
-        return [slice(first, min(first + size, len(lengths))) for first in range(0, len(lengths), size)]
-    found: list[slice] = []
-    start = filled = 0
-    for number, length in enumerate(lengths):
-        if number > start and filled + length > tokens:
-            found.append(slice(start, number))
-            start, filled = number, 0
-        filled += length
-    return [*found, slice(start, len(lengths))] if lengths else []
-
-
 def _kinds(micro_batches: Iterable[MicroBatch]) -> tuple[list[MicroBatch], list[MicroBatch]]:
     """Separate the micro-batches into texts to embed and sequences to generate."""
     kinds: tuple[list[MicroBatch], list[MicroBatch]] = ([], [])
     for micro in micro_batches:
         kinds[micro.batch.pool is None].append(micro)
     return kinds
-
-
-def _scatter_by_text(
-    batch: GritBatch, texts: Sequence[MicroBatch], parts: Sequence[torch.Tensor]
-) -> torch.Tensor:
-    """[N, E]: this worker's embeddings at their text's index in the batch, and zeros for the texts of other workers.
-
-    parts: [texts of the chunk, E] each.
-    """
-    pairs = list(zip(texts, parts, strict=True))
-    local = [(micro.batch.pool, part) for micro, part in pairs if not micro.is_padding]
-    vectors = parts[0].new_zeros(batch.texts, parts[0].shape[1])  # [N, E]
-    if local:
-        index = torch.cat([pool.text_index for pool, _ in local if pool is not None]).to(vectors.device)
-        vectors = vectors.index_copy(0, index, torch.cat([part for _, part in local]))
-    # Times 0: padding stays in the graph, because every worker must reduce a gradient for every weight.
-    return vectors + 0.0 * sum(part.sum() for micro, part in pairs if micro.is_padding)
-
-
-def _gradient_of(micro: MicroBatch, gradient: torch.Tensor) -> torch.Tensor:
-    """[texts of the chunk, E]: the rows of `gradient` [N, E] that belong to a micro-batch; zeros for padding."""
-    assert micro.batch.pool is not None
-    return gradient[micro.batch.pool.text_index.to(gradient.device)] * float(not micro.is_padding)
-
-
-def _embed_chunks(
-    model: CausalModel, settings: Embedding, batches: Sequence[TokenBatch], seeds: Sequence[int]
-) -> list[torch.Tensor]:
-    """[texts of the chunk, E] each, under activation checkpointing."""
-
-    def seeded(batch: TokenBatch, seed: int) -> torch.Tensor:
-        torch.manual_seed(seed)  # also in the recomputation, which must draw the same dropout
-        return embed(model, settings, batch)
-
-    options: Any = {"use_reentrant": False, "preserve_rng_state": False}
-    return [checkpoint(seeded, batch, seed, **options) for batch, seed in zip(batches, seeds, strict=True)]
 
 
 def _generative_loss(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -77,7 +78,14 @@ class Rerank(Method):
         return np.array([0, *negatives[np.arange(self.spec.group_size - 1) % len(negatives)]], np.int64)
 
     def loss(self, model: CausalModel, batch: TokenBatch, prepass_mean: float) -> LossSum:
-        return self._loss(scoring_head.scores(model.base, batch), batch)
+        assert batch.pairs is not None
+        group = batch.pairs.group  # int64[D]
+        units = 1 / torch.bincount(group)[group]  # float32[D]: the pairs of a query count as one
+        scores, routers, statistics = model.with_routers(
+            batch, units, partial(scoring_head.scores_to_train, model.base, batch)
+        )
+        found = self._loss(scores, batch)
+        return LossSum(found.loss + routers, {**found.statistics, **statistics})
 
     def evaluate(self, model: CausalModel, batch: TokenBatch, prepass_mean: float) -> LossSum:
         assert batch.pairs is not None
@@ -103,8 +111,7 @@ class Rerank(Method):
     def metrics(self, sums: Mapping[str, float], denominator: int) -> dict[str, float]:
         """Means over the queries. `ranking_accuracy`: the share of queries whose positive has a higher score than the negatives
         that the loss compares it with; `ndcg_at_10`: of all passages of a row, in evaluations."""
-        names = ("ranking_loss", "distillation_loss", "ranking_accuracy", "ndcg_at_10")
-        return {name: sums[name] / denominator for name in names if name in sums}
+        return {name: total / denominator for name, total in sums.items() if name != "loss"}
 
 
 def _pairs(

@@ -208,8 +208,18 @@ def _check_called(network: Any, names: list[str]) -> None:
         raise ModelError(
             f"model.adapter.target_modules names {bypassed[0].rsplit('.', 1)[-1]}, but the training kernel of "
             f"{type(network).__name__} reads the weight of {bypassed[0]} directly, so an adapter on it has no effect",
-            hint=f"choose from {', '.join(sorted({name.rsplit('.', 1)[-1] for name in linear.adaptable(network)}))}",
+            hint=_choices(network),
         )
+    if found := sorted(set(linear.sharing(network)) & set(names)):
+        raise ModelError(
+            f"model.adapter.target_modules names {found[0].rsplit('.', 1)[-1]}, but several layers of {type(network).__name__} "
+            f"share the weight of {found[0]}: an adapter of each layer could not be merged into it",
+            hint=_choices(network),
+        )
+
+
+def _choices(network: Any) -> str:
+    return f"choose from {', '.join(sorted({name.rsplit('.', 1)[-1] for name in linear.adaptable(network)}))}"
 
 
 def _check_placed(adapted: Any, names: list[str]) -> None:

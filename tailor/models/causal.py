@@ -116,24 +116,37 @@ class CausalModel(nn.Module):
         if self.router is None:
             return summed_loss(*self.at_predictions(batch), terms)
         out = self._outputs(batch, output_router_logits=True)
-        routers = self.router.of_tokens(out.router_logits, batch)
+        routers = self.router.losses(out.router_logits, batch, batch.supervised)
         loss, parts = summed_loss(*self._at_predictions(batch, out), terms)
         return loss + routers.weighted, {**parts, **routers.statistics}
 
     def answers(
         self, batch: TokenBatch, documents_per_unit: int
-    ) -> tuple[torch.Tensor, torch.Tensor | float, dict[str, torch.Tensor]]:
-        """(`log_probabilities` of the trained model, the loss of its routers, statistics of that loss).
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """`log_probabilities` of the trained model, with the losses of its routers as of `with_routers`.
 
-        documents_per_unit: how many documents the method's loss counts as one. Without gradients the routers' loss is 0.
+        documents_per_unit: how many documents the method's loss counts as one.
+        """
+
+        def compute(**options: Any) -> tuple[torch.Tensor, Any]:
+            out = self._outputs(batch, **options)
+            predictions = self._at_predictions(batch, out)
+            return -document_cross_entropy(*predictions, batch.document, len(batch.supervised)), out
+
+        return self.with_routers(batch, torch.full(batch.supervised.shape, 1 / documents_per_unit), compute)
+
+    def with_routers(
+        self, batch: TokenBatch, units: torch.Tensor, compute: Callable[..., tuple[torch.Tensor, Any]]
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """(the tensor of `compute`, the weighted loss of the routers, statistics of that loss).
+
+        compute: called with options of the decoder, returns a tensor and the decoder's output. units: [D], the weight of each
+        document in the routers' loss (`Router.losses`). Without gradients or a router, that loss is 0 and has no statistics.
         """
         if self.router is None or not torch.is_grad_enabled():
-            return self.log_probabilities(batch), 0.0, {}
-        out = self._outputs(batch, output_router_logits=True)
-        routers = self.router.of_documents(out.router_logits, batch, documents_per_unit)
-        predictions = self._at_predictions(batch, out)
-        found = -document_cross_entropy(*predictions, batch.document, len(batch.supervised))
-        return found, routers.weighted, routers.statistics
+            return compute()[0], torch.zeros((), device=batch.input_ids.device), {}
+        found, out = compute(output_router_logits=True)
+        return found, *self.router.losses(out.router_logits, batch, units.to(batch.input_ids.device))
 
     def next_token_loss(self, batch: TokenBatch) -> torch.Tensor:
         """Cross-entropy summed over the supervised tokens, a float32 scalar with a graph."""

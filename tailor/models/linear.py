@@ -21,14 +21,14 @@ _READS = re.compile(r"self\.(\w+)\.weight\b(?!\.(?:dtype|device|shape))")
 def adaptable(network: Any) -> list[str]:
     """Full names of the modules that `all-linear` selects: the decoder's linear modules without the head and the routers.
 
-    Not included: experts whose weights are one stacked tensor (they are not modules), and modules whose weight the model
-    reads directly (`read_directly`).
+    Not included: experts whose weights are one stacked tensor (they are not modules), modules whose weight the model reads
+    directly (`read_directly`), and modules that share theirs (`sharing`).
     """
     from transformers.pytorch_utils import Conv1D
 
     decoder, head = decoder_of(network), head_of(network)
     inside = {id(module) for module in decoder.modules()}
-    bypassed = set(read_directly(network))
+    bypassed = {*read_directly(network), *sharing(network)}
     routers = set(ROUTERS) if has_experts(network) else set()
     return [
         name
@@ -57,6 +57,19 @@ def read_directly(network: nn.Module) -> Iterator[str]:
             for child, part in module.named_children():
                 if child in read and isinstance(part, nn.Linear):
                     yield f"{name}.{child}"
+
+
+def sharing(network: Any) -> list[str]:
+    """Full names of the decoder's modules that share their weight with another one (in the attention of Zamba and Zamba 2).
+
+    Each would have an adapter of its own, and one weight cannot have the updates of several.
+    """
+    inside, owners = {id(module) for module in decoder_of(network).modules()}, dict[int, list[str]]()
+    for name, module in network.named_modules():
+        weight = module._parameters.get("weight")
+        if weight is not None and id(module) in inside:
+            owners.setdefault(id(weight), []).append(name)
+    return [name for names in owners.values() if len(names) > 1 for name in names]
 
 
 def has_experts(network: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 
 from tailor.errors import ModelError
 from tailor.models.documents import TokenBatch
@@ -59,19 +60,12 @@ class Router:
             )
         return cls(top_k, weight, z_weight)
 
-    def of_tokens(self, logits: Sequence[torch.Tensor], batch: TokenBatch) -> RouterLoss:
-        """The losses of a method that is summed over supervised tokens. logits: [B · T, experts] of each layer."""
-        return self._losses(logits, batch, batch.supervised)
+    def losses(self, logits: Sequence[torch.Tensor], batch: TokenBatch, units: torch.Tensor) -> RouterLoss:
+        """The losses of a micro-batch. logits: [B · T, experts] of each layer; on each worker, those of its own tokens.
 
-    def of_documents(
-        self, logits: Sequence[torch.Tensor], batch: TokenBatch, documents_per_unit: int
-    ) -> RouterLoss:
-        """The losses of a method that is summed over units of several documents, such as pairs of answers."""
-        units = torch.full(batch.supervised.shape, 1 / documents_per_unit, device=batch.supervised.device)
-        return self._losses(logits, batch, units)
-
-    def _losses(self, logits: Sequence[torch.Tensor], batch: TokenBatch, units: torch.Tensor) -> RouterLoss:
-        """units: [D]. Their sum over the batch is what its loss is divided by, so each loss becomes a mean."""
+        units: [D], the weight of each document, such as its supervised tokens. Their sum over the batch is what the method's
+        loss is divided by, so each loss becomes a mean.
+        """
         if not logits:
             raise ModelError(
                 "the model returns no logits of its routers", hint="set model.router_aux_loss: 0"
@@ -92,8 +86,8 @@ class Router:
         """Sum over documents of (balancing loss of the document × its units), a float32 scalar with a graph.
 
         logits: [B · T, experts] of each layer. The balancing loss of a document is `top_k` when its tokens use all
-        experts equally, and up to the number of experts when all tokens use the same `top_k` of them. The sum is divided by
-        the units of the batch, as every loss is, which makes it a mean.
+        experts equally, and up to the number of experts when all tokens use the same `top_k` of them. With sequence
+        parallelism, each worker returns the part of its own tokens: the loss is linear in their probabilities.
         """
         # In the shapes, N is the number of tokens without padding, E of experts.
         document, real = _real(batch)
@@ -106,7 +100,8 @@ class Router:
             chosen = torch.zeros_like(of_token).scatter_(1, of_token.topk(self.top_k, dim=-1).indices, 1.0)
             assigned = assigned.index_add(0, document, chosen.detach())
             probability = probability.index_add(0, document, of_token)
-        tokens = len(logits) * torch.bincount(document, minlength=count)[:, None]  # [D, 1]
+        assigned = _of_whole_documents(assigned, batch)
+        tokens = len(logits) * _lengths(batch, count)[:, None]  # [D, 1]
         balance = width * (assigned / tokens * (probability / tokens)).sum(dim=-1)  # [D]
         return (balance * units).sum()
 
@@ -117,7 +112,20 @@ def _z_losses(logits: Sequence[torch.Tensor], batch: TokenBatch) -> torch.Tensor
     total = torch.zeros(len(batch.supervised), device=document.device)  # [D]
     for layer in logits:
         total = total.index_add(0, document, layer[real].float().logsumexp(dim=-1).square())
-    return total / (len(logits) * torch.bincount(document, minlength=len(total)))
+    return total / (len(logits) * _lengths(batch, len(total)))
+
+
+def _lengths(batch: TokenBatch, documents: int) -> torch.Tensor:
+    """Tokens of each document, int64[D], also those on other workers."""
+    return _of_whole_documents(torch.bincount(_real(batch)[0], minlength=documents), batch)
+
+
+def _of_whole_documents(counts: torch.Tensor, batch: TokenBatch) -> torch.Tensor:
+    """Counts of this worker's tokens [D, ...], summed in place over the workers that the documents are split over."""
+    sequence = batch.documents.sequence if batch.documents is not None else None
+    if sequence is not None:
+        dist.all_reduce(counts, group=sequence.group)
+    return counts
 
 
 def _real(batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:

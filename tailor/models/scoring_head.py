@@ -127,8 +127,8 @@ def declare_inputs(base: Any, spec: Model, folder: Path) -> None:
     pair_template.declare(tokenizer, folder)
 
 
-def scores(base: Any, batch: TokenBatch) -> torch.Tensor:
-    """The score of each pair of a micro-batch in padded rows, float32[D], with a graph."""
+def scores(base: Any, batch: TokenBatch, **options: Any) -> torch.Tensor:
+    """The score of each pair of a micro-batch in padded rows, float32[D], with a graph. options: further ones of the model."""
     assert batch.pairs is not None
     mask = batch.token_document >= 0  # bool[D, T]
     inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": mask.long()}
@@ -140,5 +140,15 @@ def scores(base: Any, batch: TokenBatch) -> torch.Tensor:
         inputs["position_ids"] = batch.position_ids + encoders.first_position(config)
     if reads_types(base):
         inputs["token_type_ids"] = batch.pairs.token_types
-    logits: torch.Tensor = base(**inputs).logits  # [D, 1]
+    logits: torch.Tensor = base(**inputs, **options).logits  # [D, 1]
     return logits.squeeze(-1).float()
+
+
+def scores_to_train(base: Any, batch: TokenBatch, **options: Any) -> tuple[torch.Tensor, Any]:
+    """The scores, and the output of the decoder, of which transformers' class returns no logits of routers."""
+    outputs: list[Any] = []
+    hook = base.base_model.register_forward_hook(lambda module, arguments, output: outputs.append(output))
+    try:
+        return scores(base, batch, **options), outputs[0]
+    finally:
+        hook.remove()

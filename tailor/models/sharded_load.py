@@ -7,6 +7,7 @@ its part, so that a GPU holds at most one full layer.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -147,9 +148,23 @@ def _prove_kernels(
 
 
 def _layers(model: CausalModel) -> Iterator[nn.Module]:
-    """The decoder layers: the modules that transformers must not split over devices (`_no_split_modules`)."""
+    """The decoder layers: the outermost modules that transformers must not split over devices (`_no_split_modules`).
+
+    Layers that share weights with others are none (Zamba's attention), because a weight belongs to one FSDP module: that of
+    the model has theirs.
+    """
     names = set(model.base._no_split_modules or ())
-    return (module for module in decoder_of(model.base).modules() if type(module).__name__ in names)
+    owners = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
+
+    def within(module: nn.Module) -> Iterator[nn.Module]:
+        for child in module.children():
+            weights = (weight for part in child.modules() for weight in part.parameters(recurse=False))
+            if type(child).__name__ in names and Counter(map(id, weights)).items() <= owners.items():
+                yield child
+            else:
+                yield from within(child)
+
+    return within(decoder_of(model.base))
 
 
 class _WeightSource:

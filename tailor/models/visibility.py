@@ -153,8 +153,9 @@ class _Learner:
 
     def __init__(self) -> None:
         self.found: dict[nn.Module, Rule] = {}
-        self._masks: dict[int, tuple[Rule, torch.Tensor]] = {}
-        """By storage, so that a view of a mask is found too. The mask itself keeps its storage in use."""
+        self._masks: dict[int, tuple[Rule | ValueError, torch.Tensor]] = {}
+        """By storage, so that a view of a mask is found too. The mask itself keeps its storage in use. An error: of a mask that no
+        rule describes, which no module may use. (Qwen2-MoE makes one with a window of 0 tokens.)"""
 
     def mask(
         self, batch_size: int, *lengths: Any, mask_function: Callable[..., Any], **kwargs: Any
@@ -164,7 +165,11 @@ class _Learner:
         count = int(queries) if isinstance(queries, int) else len(queries)
         device = kwargs.get("device")
         mask = torch.ones(batch_size, 1, count, count, dtype=torch.bool, device=device)
-        rule = _recognized(mask_function, kwargs.get("local_size"), device)
+        rule: Rule | ValueError
+        try:
+            rule = _recognized(mask_function, kwargs.get("local_size"), device)
+        except ValueError as error:
+            rule = error
         self._masks[mask.untyped_storage().data_ptr()] = (rule, mask)
         return mask
 
@@ -185,7 +190,10 @@ class _Learner:
             pointer = attention_mask.untyped_storage().data_ptr()
             if pointer not in self._masks:
                 raise ValueError(f"{type(module).__name__} gets a mask of its own")
-            rule = self._masks[pointer][0]
+            made = self._masks[pointer][0]
+            if isinstance(made, ValueError):
+                raise made
+            rule = made
         if self.found.setdefault(module, rule) != rule:
             raise ValueError(f"{type(module).__name__} is called with several masks")
         rows, heads, count, _ = query.shape

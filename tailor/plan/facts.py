@@ -285,6 +285,4 @@ def _unsplittable(config: Mapping[str, Any]) -> str | None:
         kind = part.get("rope_type", part.get("type"))
         if kind in ("dynamic", "longrope"):
             return f"its RoPE frequencies ({kind}) depend on the length of the whole sequence"
-    if config.get("output_router_logits") and config.get("router_aux_loss_coef"):
-        return "its load-balancing loss is a product of means over the whole document"
     return None

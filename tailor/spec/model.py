@@ -108,8 +108,8 @@ class Model(Section):
 
     router_aux_loss: float | None = Field(None, ge=0)
     """For a mixture of experts: weight of the load-balancing loss of its routers (arXiv 2101.03961). Default: the
-    `router_aux_loss_coef` of the base's `config.json` if its `output_router_logits` is true, except with methods that
-    compare answers; else 0.
+    `router_aux_loss_coef` of the base's `config.json` if its `output_router_logits` is true, with methods that train on
+    next tokens; else 0.
     """
 
     router_z_loss: float = Field(0.0, ge=0)

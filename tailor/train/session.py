@@ -93,7 +93,7 @@ def open_session(plan: Plan, host: Host) -> Session:
     strategy = make_strategy(plan, host)
     model = strategy.load()
     config = model.base.config.get_text_config()
-    model.router = Router.of(config, plan.model, by_config=not plan.method.compares_answers)
+    model.router = Router.of(config, plan.model, by_config=plan.method.trains_next_tokens)
     parameters = strategy.weights()
     strategy.setup()
     model.shares_prefixes = shares_prompts(plan, strategy, host.device)
@@ -135,7 +135,7 @@ def open_session(plan: Plan, host: Host) -> Session:
         session.say(f"dropout {plan.dropout_text()}")
     if model.router is None and Router.of(config) is not None and plan.model.router_aux_loss is None:
         session.say(
-            f"the load-balancing loss of the experts is not used: method {plan.method.name} compares answers; "
+            f"the load-balancing loss of the experts is not used: method {plan.method.name} does not train on next tokens; "
             "set model.router_aux_loss to use it"
         )
     return session

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.helpers.family import DENSE, SPREAD, Family
+from tests.helpers.mixtures import LATENT
 
 HEAD: dict[str, Any] = {**DENSE, "head_dim": 16}
 DELTA: dict[str, Any] = {
@@ -89,6 +90,20 @@ RECURRENT_FAMILIES = (
         },
     ),
     Family(
+        "Zamba",
+        "zamba",
+        {
+            **DENSE,
+            "num_key_value_heads": 4,
+            "mamba_d_state": 8,
+            "mamba_dt_rank": 4,
+            "attention_hidden_size": 128,
+            "attention_head_dim": 32,
+            "num_hidden_layers": 3,
+            "layers_block_type": ["hybrid", "mamba", "hybrid"],
+        },
+    ),
+    Family(
         "Zamba2",
         "zamba2",
         {
@@ -101,8 +116,9 @@ RECURRENT_FAMILIES = (
             "chunk_size": 16,
             "num_mem_blocks": 1,
             "adapter_rank": 8,
-            "hybrid_layer_ids": [1],
-            "layers_block_type": ["mamba", "hybrid"],
+            "num_hidden_layers": 3,
+            "hybrid_layer_ids": [0, 2],  # they share their attention
+            "layers_block_type": ["hybrid", "mamba", "hybrid"],
             "attention_hidden_size": 128,
             "attention_head_dim": 32,
             "use_mem_rope": True,
@@ -114,6 +130,20 @@ RECURRENT_FAMILIES = (
         "Qwen3.5-MoE (text)",
         "qwen3_5_moe_text",
         {**HEAD, **EXPERTS, **DELTA, "shared_expert_intermediate_size": 32},
+    ),
+    Family(
+        "Kimi Linear",
+        "kimi_linear",
+        {
+            **DENSE,
+            **LATENT,
+            **EXPERTS,
+            "q_lora_rank": None,
+            "n_shared_experts": 1,
+            "linear_head_dim": 16,
+            "linear_num_heads": 4,
+            "layer_types": ["linear_attention", "full_attention"],
+        },
     ),
     Family("OLMo Hybrid", "olmo_hybrid", {**DENSE, **DELTA}),
     Family(

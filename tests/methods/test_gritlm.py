@@ -13,9 +13,11 @@ from torch.nn.functional import cross_entropy, normalize
 from tailor.data.facts import of_split
 from tailor.data.grit_batches import GritBatch
 from tailor.data.split import Split
-from tailor.methods import gritlm
-from tailor.methods.gritlm import Gritlm, chunks
+from tailor.methods.gritlm import Gritlm
+from tailor.methods.text_chunks import cut
 from tailor.models.causal import CausalModel
+from tailor.models.embedding import embedder
+from tailor.models.embedding.attention import text_output
 from tailor.models.embedding.embedder import embed
 from tailor.models.embedding.layout import lay_out_texts
 from tailor.models.embedding.pooling import new_projection
@@ -155,11 +157,11 @@ def test_constant_texts_have_no_graph(
     count = batches_of(split, 1).batch(0).queries
     model, calls = load(path, adapter=LORA), []
 
-    def counted(model: Any, settings: Any, batch: Any) -> torch.Tensor:
+    def counted(model: Any, batch: Any, **options: Any) -> Any:
         calls.append((torch.is_grad_enabled(), batch.pool.text_index.tolist()))
-        return embed(model, settings, batch)
+        return text_output(model, batch, **options)
 
-    monkeypatch.setattr(gritlm, "embed", counted)
+    monkeypatch.setattr(embedder, "text_output", counted)
     keys = {"mode": "embedding", "engine": engine, "group_size": 1}
     chunked(model, split, {**keys, "embedding_gradients": "queries"})
     assert {index for graph, indices in calls if graph for index in indices} == set(range(count))
@@ -426,7 +428,7 @@ def test_a_positive_that_a_row_outside_the_batch_gives_is_no_negative(tmp_path: 
 
 def test_chunks_by_number_and_by_tokens() -> None:
     lengths = [9, 7, 7, 4, 2, 1]
-    assert chunks(lengths, 4, 0) == [slice(0, 4), slice(4, 6)]
-    assert chunks(lengths, None, 14) == [slice(0, 1), slice(1, 3), slice(3, 6)]
-    assert chunks(lengths, None, 5) == [slice(i, i + 1) for i in range(3)] + [slice(3, 4), slice(4, 6)]
-    assert chunks([], None, 5) == []
+    assert cut(lengths, 4, 0) == [slice(0, 4), slice(4, 6)]
+    assert cut(lengths, None, 14) == [slice(0, 1), slice(1, 3), slice(3, 6)]
+    assert cut(lengths, None, 5) == [slice(i, i + 1) for i in range(3)] + [slice(3, 4), slice(4, 6)]
+    assert cut([], None, 5) == []

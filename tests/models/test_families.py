@@ -263,6 +263,17 @@ def test_a_projection_that_the_kernel_reads_itself_takes_no_adapter(tmp_path: Pa
     assert error.value.hint == "choose from in_proj"
 
 
+def test_a_weight_that_layers_share_takes_no_adapter(tmp_path: Path) -> None:
+    """Its layers would each have one. `all-linear` leaves it out."""
+    base = FAMILIES["zamba2"].make(tmp_path)
+    with pytest.raises(
+        ModelError, match=r"several layers of Zamba2ForCausalLM share the weight of model\.layers\.0\.shared"
+    ) as error:
+        load_one(base, pack=False, adapter={"rank": 4, "target_modules": ["in_proj", "q_proj"]})
+    assert error.value.hint == "choose from in_proj, linear"
+    load_one(base, pack=False, adapter=ADAPTER)
+
+
 @pytest.mark.parametrize("past", [False, True], ids=["called", "read past"])
 def test_an_adapter_that_the_forward_pass_does_not_use_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, past: bool

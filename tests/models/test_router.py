@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from tailor.models import router
 from tailor.models.causal import CausalModel
 from tailor.models.collator import Collator
+from tailor.models.documents import TokenBatch
 from tailor.models.router import Router
+from tailor.models.sequence import SequenceGroup
 from tailor.spec.model import Model
 from tailor.train import loop
 from tests.helpers.families import FAMILIES
@@ -69,13 +72,13 @@ def test_documents_have_their_own_losses_however_they_are_packed(
     mixtral: Path, split: Any, attention: str
 ) -> None:
     model = load(mixtral, pack=True, attention=attention)
-    model.router = router = Router(2, 0.5, 0.1)
+    model.router = routing = Router(2, 0.5, 0.1)
 
     def found(rows: list[tuple[int, ...]]) -> dict[str, float]:
         batch = Collator(split, model.layout)(rows)
         of_tokens = model.training_loss(batch)[1]
         logits = model._outputs(batch, output_router_logits=True).router_logits
-        of_documents = router.of_documents(logits, batch, 2).statistics
+        of_documents = routing.losses(logits, batch, torch.full(batch.supervised.shape, 0.5)).statistics
         return {
             **{name: float(of_tokens[name]) for name in LOSSES},
             **{f"documents {name}": float(of_documents[name]) for name in LOSSES},
@@ -94,7 +97,7 @@ def test_documents_have_their_own_losses_however_they_are_packed(
     of_row = (batch.token_document > 3).long().masked_fill(batch.token_document < 0, -1)
     logits = model._outputs(batch, output_router_logits=True).router_logits
     supervised = torch.stack([batch.supervised[:4].sum(), batch.supervised[4:].sum()])
-    mixed = router.loss(logits, replace(batch, token_document=of_row), supervised)
+    mixed = routing.loss(logits, replace(batch, token_document=of_row), supervised)
     assert abs(float(mixed.detach()) - expected["router_loss"]) > 1e-2 * expected["router_loss"]
 
 
@@ -157,3 +160,35 @@ def test_a_token_uses_its_own_experts_only(tmp_path: Path, name: str) -> None:
 def test_every_weight_of_a_dense_model_is_used(tmp_path: Path) -> None:
     found = load(FAMILIES["llama"].make(tmp_path)).weights()
     assert found.active == found.total
+
+
+def test_parts_of_documents_on_several_workers_sum_to_the_whole(
+    split: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers with half of a stream each. Counts are exchanged: the first round records them, the second sums them."""
+    batch = Collator(split, "stream")([(0, 1, 2, 3), (4, 5, 6)])
+    routing, half = Router(2, 0.5, 0.1), batch.input_ids.shape[1] // 2
+    weights = torch.randn(2, 2 * half, 4, generator=torch.Generator().manual_seed(0))  # [layers, T, experts]
+
+    def found(part: TokenBatch, start: int, stop: int) -> tuple[float, torch.Tensor]:
+        logits = weights[:, start:stop].clone().requires_grad_()
+        loss = routing.losses(list(logits), part, part.supervised).weighted
+        return loss.item(), torch.autograd.grad(loss, logits)[0]
+
+    expected, gradient = found(batch, 0, 2 * half)
+    counts: list[list[torch.Tensor]] = []
+    parts = [(batch.cut(SequenceGroup(rank, 2, None)), rank * half, (rank + 1) * half) for rank in (0, 1)]
+    monkeypatch.setattr(router.dist, "all_reduce", lambda own, group: counts[-1].append(own.clone()))
+    without = 0.0
+    for part in parts:
+        counts.append([])
+        without += found(*part)[0]
+    summed = [torch.stack(pair).sum(0) for pair in zip(*counts, strict=True)]
+    assert without != pytest.approx(expected, rel=1e-2), "the control: each worker with its own counts"
+    results = []
+    for part in parts:
+        order = iter(summed)
+        monkeypatch.setattr(router.dist, "all_reduce", lambda own, group: own.copy_(next(order)))  # noqa: B023
+        results.append(found(*part))
+    assert sum(loss for loss, _ in results) == pytest.approx(expected, rel=1e-6)
+    torch.testing.assert_close(torch.cat([each for _, each in results], dim=1), gradient)

@@ -27,11 +27,13 @@ LENGTHS = [96, 40, 64]
 WINDOW = 16
 LOCAL = {**DENSE, "sliding_window": WINDOW}
 EXPERTS = {"num_local_experts": 4}
+SHARED = {"num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}
 LLAMA4 = {**DENSE, **EXPERTS, "head_dim": 16, "attention_chunk_size": WINDOW, "intermediate_size_mlp": 64}
 FAMILIES: dict[str, dict[str, Any]] = {
     "exaone4": {**LOCAL, "sliding_window_pattern": 2},  # its global layers name the window too
     "phimoe": {**LOCAL, **EXPERTS},  # the window is in the mask alone
     "olmoe": {**LOCAL, "num_experts": 4, "num_experts_per_tok": 2},  # names a window that no mask has
+    "qwen2_moe": {**LOCAL, **SHARED},  # has a mask with a window of 0 tokens, which no layer uses
     "llama4_text": {**LLAMA4, "no_rope_layers": [1, 0]},  # chunks, and a layer without
     "gemma3_text": {**LOCAL, "head_dim": 16, "layer_types": ["sliding_attention", "full_attention"]},
     "qwen2": {**LOCAL, "use_sliding_window": True, "max_window_layers": 1},
@@ -87,7 +89,7 @@ def test_a_pack_is_read_as_transformers_reads_its_documents(kind: str, tmp_path:
     if kind != "gemma2":
         assert model.layout == "stream"
         for rules in visibility.rules_of(model.base).values():
-            rules[True] = Rule(window=WINDOW) if kind == "olmoe" else Rule()
+            rules[True] = Rule(window=WINDOW) if kind in ("olmoe", "qwen2_moe") else Rule()
         assert abs(of_a_pack(model, split)[0] - expected) > 1e-4 * expected, "control: the rules matter"
 
 

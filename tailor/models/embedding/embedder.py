@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from tailor.errors import DataError
 from tailor.models import rope
 from tailor.models.causal import CausalModel
 from tailor.models.documents import TokenBatch
-from tailor.models.embedding.attention import check_attention, check_prefix_lm, text_states
+from tailor.models.embedding.attention import check_attention, check_prefix_lm, text_output
 from tailor.models.embedding.key_values import KeyValues, embed_with_key_values, require_key_values
 from tailor.models.embedding.layout import lay_out_texts
 from tailor.models.embedding.pooling import finish, new_projection, pool, shorten
@@ -66,9 +68,25 @@ def states_width(model: CausalModel) -> int:
 
 def embed(model: CausalModel, settings: Embedding, batch: TokenBatch) -> torch.Tensor:
     """Embed a micro-batch of texts: float32[D, dimension], before shortening (Matryoshka) and normalization."""
+    return _embed(model, settings, batch)[0]
+
+
+def embed_to_train(
+    model: CausalModel, settings: Embedding, batch: TokenBatch, unit: float
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """As `embed`, with the losses of the routers as of `CausalModel.with_routers`. unit: the weight of each text in them."""
+    units = torch.full(batch.supervised.shape, unit)  # [D]
+    return model.with_routers(batch, units, partial(_embed, model, settings, batch))
+
+
+def _embed(
+    model: CausalModel, settings: Embedding, batch: TokenBatch, **options: Any
+) -> tuple[torch.Tensor, Any]:
+    """The embeddings, and the output of the decoder. options: of the decoder."""
     assert batch.pool is not None
-    states = text_states(model, batch, attention=settings.attention, window=settings.window)  # [B, T, H]
-    return finish(pool(states, batch.pool, settings.pooling), model.projection)
+    out = text_output(model, batch, attention=settings.attention, window=settings.window, **options)
+    states = out.last_hidden_state  # [B, T, H]
+    return finish(pool(states, batch.pool, settings.pooling), model.projection), out
 
 
 class Embedder:

@@ -127,7 +127,13 @@ def draw(records: list[Record]) -> list[Plot]:
         _plot("reward_margin.png", "Reward margin", "margin", train, ["reward_margin"], evaluation),
         _plot("learning_rate.png", "Learning rate", "learning rate", train, ["learning_rate"], exact=True),
         _plot("grad_norm.png", "Gradient norm", "L2 norm before clipping", train, ["grad_norm"]),
-        _plot("router_loss.png", "Router loss (expert balance)", "router loss", train, ["router_loss"]),
+        _plot(
+            "router_loss.png",
+            "Router loss (expert balance)",
+            "router loss",
+            train,
+            ["router_loss", "embedding_router_loss"],
+        ),
         _plot("tokens_per_second.png", "Speed", "tokens per second", timed, rates),
         _plot("retrieval.png", "Retrieval", "recall and nDCG", found, ["recall@1", "recall@10", "ndcg@10"]),
     ]

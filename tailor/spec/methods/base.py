@@ -228,6 +228,12 @@ class MethodSection(Section):
         return 0.0
 
     @property
+    def trains_next_tokens(self) -> bool:
+        """Whether next-token prediction is a part of its loss. Others score, embed or compare what they read."""
+        only_embeds = self.embedding is not None and not self.embedding.generates
+        return not (only_embeds or self.compares_answers or self.ranked_passages is not None)
+
+    @property
     def prefix_lm(self) -> bool:
         """Whether sequences to generate have bidirectional attention in their prompt."""
         return False

@@ -52,6 +52,39 @@ def test_an_adapter_that_peft_does_not_attach_is_refused(tmp_path: Path) -> None
         require_attached(adapted.get_base_model(), found)
 
 
+class Separate(torch.nn.Module):
+    """Experts as modules of their own, as code of older models has them. Each token goes to all of them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate = torch.nn.Linear(width, 4, bias=False)
+        self.experts = torch.nn.ModuleList(torch.nn.Linear(width, width, bias=False) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        outputs = torch.stack([expert(x) for expert in self.experts], dim=-1)  # [B, T, H, experts]
+        return (outputs * self.gate(x).softmax(-1)[:, :, None]).sum(-1)
+
+
+@pytest.mark.parametrize("experts", [None, True, False, "shared"])
+def test_experts_in_modules_of_their_own_are_linear_modules(tmp_path: Path, experts: Any) -> None:
+    network = AutoModelForCausalLM.from_pretrained(tiny_llama(tmp_path), dtype=torch.float32)
+    for layer in network.model.layers:
+        layer.mlp = Separate(network.config.hidden_size)
+    spec = Adapter(**{**ADAPTER, "experts": experts})
+    if experts == "shared":
+        with pytest.raises(ModelError, match="has no shared experts, only routed ones"):
+            add_adapter(network, spec, mixed_precision=False)
+        return
+    adapted = add_adapter(network, spec, mixed_precision=False)
+    adapted(input_ids=IDS, labels=IDS).loss.backward()
+    factors = {name: weight for name, weight in adapted.named_parameters() if "lora_B" in name}
+    of_experts = [weight for name, weight in factors.items() if ".experts." in name]
+    assert len(of_experts) == (0 if experts is False else 4 * len(network.model.layers))
+    assert all(bool(weight.grad.any()) for weight in of_experts)
+    assert any("q_proj" in name for name in factors)
+    assert not any(".gate." in name for name in factors)
+
+
 def test_an_expert_whose_adapter_gets_no_gradient_is_refused(tmp_path: Path) -> None:
     network = network_of(tmp_path)
     adapted = add_adapter(network, Adapter(**ADAPTER), mixed_precision=False)

@@ -12,6 +12,7 @@ import pytest
 from tailor.errors import ModelError
 from tailor.models import sharded_load
 from tailor.plan import Plan
+from tailor.plan.facts import unpackable
 from tailor.train import loop
 from tests.helpers.families import FAMILIES
 from tests.helpers.hosts import PlainHost, run_distributed
@@ -27,6 +28,7 @@ TYPES = [
         family.model_type, marks=() if family.model_type == IN_CI else (pytest.mark.soak, pytest.mark.slow)
     )
     for family in RECURRENT_FAMILIES
+    if unpackable({"model_type": family.model_type}) is None
 ]
 
 
