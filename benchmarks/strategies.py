@@ -1,14 +1,17 @@
 """Strategies beside each other: tokens per CPU second against ddp, and memory per worker against the plan's forecast.
 
-    python benchmarks/strategies.py [--steps 6] [--strategies ddp fsdp zero-1 zero-2 zero-3] [--lora] [--mixture]
+    python benchmarks/strategies.py [--steps 6] [--strategies ddp fsdp zero-1 zero-2 zero-3] [--lora]
+    python benchmarks/strategies.py --mixture [--lora] [--experts] [--quantize nf4]
 
 Two gloo workers with one thread each train a Llama of 69 million weights, every weight or an adapter of rank 16, AdamW,
 four rows of 256 tokens a step. `--precision` is fp32 or bf16. With `--mixture` it is a Mixtral of 107 million weights, with 8
-experts of which a token goes to 2; `--lora` then adapts attention, `--experts` the experts too, `--quantize nf4` the base. Every strategy runs in processes of its own, where a tiny model is trained first, so that
-libraries have loaded what they need. CPU seconds are user + system time of both workers between the end of the second step
+experts of which a token goes to 2; `--lora` then adapts attention, `--experts` the experts too. `--quantize nf4` quantizes the
+base, which ddp and ZeRO 1 and 2 train. Every strategy runs in processes of its own, where a tiny model is trained first, so
+that libraries have loaded what they need. CPU seconds are user + system time of both workers between the end of the second step
 and the end of the last; memory is what a worker holds beyond what it held before the large model was loaded: at most while
 loading, training, saving, and writing the artifact. `forecast` is the plan's: weights, gradients and optimizer state, and
-the peak, also as a ratio to the larger worker's peak in training. One JSON line per strategy.
+the peak, also as a ratio to the larger worker's peak in training (where weights are sharded, also while loading). One JSON line
+per strategy.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ STRATEGIES: dict[str, Any] = {
     "zero-2": {"name": "deepspeed", "stage": 2},
     "zero-3": {"name": "deepspeed", "stage": 3},
 }
+UNSHARDED = ["ddp", "zero-1", "zero-2"]
+"""Strategies that do not shard weights, as a quantized base needs."""
 MIB = 2**20
 
 
@@ -141,11 +146,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES)
     parser.add_argument("--lora", action="store_true")
     parser.add_argument("--mixture", action="store_true", help="a mixture of experts")
-    parser.add_argument("--experts", action="store_true", help="with --lora: adapters on the experts too")
-    parser.add_argument("--quantize", choices=["nf4", "int8"], help="with --lora: quantize the base")
+    parser.add_argument("--experts", action="store_true", help="LoRA on attention and experts")
+    parser.add_argument("--quantize", choices=["nf4", "int8"], help="LoRA on a quantized base")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     args = parser.parse_args()
     import torch.multiprocessing as mp
@@ -163,15 +168,16 @@ def main() -> None:
 
         adapter = {"rank": 16} | ({"experts": True} if args.experts else {})
         base = {"quantize": {"type": args.quantize}} if args.quantize else {}
-        own = {"model": {"adapter": adapter, **base}} if args.lora else {}
+        own = {"model": {"adapter": adapter, **base}} if args.lora or args.experts or args.quantize else {}
 
         speed: dict[str, float] = {}
-        for name in args.strategies:
+        for name in args.strategies or (UNSHARDED if args.quantize else STRATEGIES):
             plan, tiny = (
                 make_plan(
                     model,
                     tokens,
                     folder / name / model.parent.name,
+                    outlined=True,
                     data={"max_length": LENGTH},
                     train={"steps": steps, "batch_size": ROWS, "precision": args.precision},
                     scale={"workers": WORKERS, "strategy": STRATEGIES[name]},
@@ -188,7 +194,9 @@ def main() -> None:
             ranks = [json.loads((out / f"{rank}.json").read_text()) for rank in range(WORKERS)]
             seconds = sum(rank["cpu_seconds"] for rank in ranks)
             speed[name] = (args.steps - WARM) * ROWS * LENGTH / seconds
-            trained = max(rank["train"] for rank in ranks)
+            # The forecast of a strategy that shards weights is also that of loading, where rank 0 has all of them.
+            phases = ["load", "train"] if plan.strategy.shards_weights else ["train"]
+            measured = max(rank[phase] for rank in ranks for phase in phases)
             held = plan.memory.weights + plan.memory.gradients + plan.memory.optimizer
             line = {
                 "strategy": name,
@@ -202,7 +210,7 @@ def main() -> None:
                     "weights, gradients, optimizer": round(held / MIB),
                     "peak": round(plan.memory.peak / MIB),
                 },
-                "forecast_to_peak": round(plan.memory.peak / MIB / trained, 3),
+                "forecast_to_peak": round(plan.memory.peak / MIB / measured, 3),
             }
             print(json.dumps(line), flush=True)
 

@@ -18,6 +18,7 @@ from tailor.models import (
     dropout,
     files,
     kernels,
+    mapped,
     own_code,
     probe,
     quantization,
@@ -292,7 +293,9 @@ def load_network(
                 f"example {missing[0]}",
                 hint="set model.path to a complete model",
             )
-        return _ready(quantization.as_in_training(network, spec, dtype, stored), spec)
+        network = quantization.as_in_training(network, spec, dtype, stored)
+        mapped.release_unused(network)
+        return _ready(network, spec)
     except SafetensorError as error:
         raise ModelError(
             f"model.path {spec.path}: the weights are damaged: {files.first_line(error)}",

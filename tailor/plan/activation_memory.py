@@ -42,13 +42,14 @@ class Trained:
     """What of a layer is trained, which decides what its backward pass needs.
 
     adapter: None if all weights are. residual: bytes of an element of the residual stream, r. width: a. mask: bytes of an
-    element of a dropout mask.
+    element of a dropout mask. casts: all weights are stored in the type of computation, also trained ones.
     """
 
     adapter: Adapter | None
     residual: int
     width: int
     mask: int = 1
+    casts: bool = False
 
     def inputs(self, names: frozenset[str]) -> float:
         """Bytes per element that the inputs of these projections need together, which read the same tensor.
@@ -70,7 +71,7 @@ class Trained:
     @property
     def of_experts(self) -> int:
         """Bytes of an element of the routed experts, whose grouped products have the type of the weights."""
-        return 4 if self.adapter is None else self.width
+        return 4 if self.adapter is None and not self.casts else self.width
 
     @property
     def norms(self) -> bool:
@@ -89,15 +90,29 @@ def _experts(facts: ModelFacts, trained: Trained) -> float:
     """Bytes per token that the routed experts keep.
 
     For each of its experts, a token has: the gate and its activation, the other factor, and the output. Trained experts and
-    adapters also need the token's copy of the input, and the product of the factors. A trained router needs its input.
+    adapters also need the token's copy of the input, and the product of the factors. A trained router needs its input, and
+    any router its probabilities in float32, and the chosen experts with three permutations as int64.
     """
     adapter = trained.adapter
     needs_inputs = adapter is None or adapter.experts is True
     each = facts.hidden * (2 if needs_inputs else 1) + facts.intermediate * (4 if needs_inputs else 3)
     if adapter is not None and adapter.experts is True:
         each += 2 * (-(-adapter.rank // 8) * 8)  # filled up to a multiple of 8
-    router = trained.width * facts.hidden if adapter is None or adapter.router else 0
+    router = 4 * facts.experts + 4 * 8 * facts.active_experts
+    router += trained.width * facts.hidden if adapter is None or adapter.router else 0
     return float(facts.active_experts * trained.of_experts * each + router)
+
+
+def _experts_backward(facts: ModelFacts, trained: Trained, kept: float) -> float:
+    """The most bytes per token that the backward pass through a layer's experts needs. kept: `_experts`.
+
+    First, while `kept` is whole, the gradients of the output of each of a token's experts, in float32: as they are summed,
+    in the experts' order, and a buffer of zeros for them. Later, as in a dense block, and the gradients of each expert's
+    input and output.
+    """
+    at_sum = kept + 3 * 4.0 * facts.active_experts * facts.hidden
+    each = trained.of_experts * (6.0 * facts.intermediate + 2.0 * facts.hidden)
+    return max(at_sum, facts.active_experts * each)
 
 
 def at_loss(trained: Trained) -> float:
@@ -128,18 +143,15 @@ def activations(
     tile_input = 4 if trained.norms and trained.adapter is not None else residual
     norms = (8.0 + normalized + read + (tile_input if tiled else widened)) * hidden
     inner = 3 * width + trained.inputs(DOWN)  # the gate, its activation, the other factor; their product
-    if facts.experts > 1:
-        block = _experts(facts, trained) + inner * facts.shared
-    else:
-        block = inner * facts.intermediate
+    routed = _experts(facts, trained) if facts.experts > 1 else 0.0
+    block = routed + inner * (facts.shared if facts.experts > 1 else facts.intermediate)
     saved = norms + attention + (0.0 if tiled else block)
     # Backward pass through a feed-forward block: three inner gradients, when the product is no longer needed. Through a
     # norm: its gradient and four or five intermediate results in float32.
     of_norm = 16.0 if residual == 4 else 20.0
     inner_peak = 6.0 * width * facts.intermediate
-    if facts.experts > 1:  # and the gradients of each expert's input and output
-        each = trained.of_experts * (6.0 * facts.intermediate + 2.0 * hidden)
-        inner_peak = facts.active_experts * each + 6.0 * width * facts.shared
+    if facts.experts > 1:
+        inner_peak = _experts_backward(facts, trained, routed) + 6.0 * width * facts.shared
     own_input = (
         4.0 if residual == 4 else 0.0
     )  # the first norm's input is the layer's: it is in `inputs` already

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tailor.errors import ModelError
-from tailor.plan import checks, deepspeed, pose, quantized, rope, schedule
+from tailor.plan import checks, deepspeed, experts, pose, quantized, rope, schedule
 from tailor.plan.batches import batch_spec
 from tailor.plan.chunks import chunks, embedding_bytes
 from tailor.plan.facts import DataFacts, Hardware, ModelFacts
@@ -89,6 +89,7 @@ def build(
             on_host=hardware.device == "cpu",
             zero_sizes=sizes,
             unquantized=0 if loaded is recipe.model else quantized.plain_parameters(config, facts),
+            router_losses=experts.router_losses(config, recipe.model),
         )
         return dataclasses.replace(found, embeddings=embeddings)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tailor.plan import encoders, experts, rope
+from tailor.plan.experts import Stacks
 from tailor.plan.outline import Outline
 from tailor.spec.adapter import Adapter
 from tailor.spec.model import TOKEN_TABLES
@@ -246,6 +247,16 @@ class ModelFacts:
             return self.layers * 2 * self.hidden * self.intermediate
         return self.linear_parameters
 
+    @property
+    def stacks(self) -> Stacks:
+        """The tensors that hold the routed experts of a layer; estimated without an outline."""
+        if self.outline is not None:
+            return self.outline.stacks
+        if self.experts == 1:
+            return {}
+        sizes = self.layers, self.experts, self.hidden, self.intermediate
+        return experts.estimated_stacks(*sizes, gated=self._matrices == 3)
+
     def adapted_modules(self) -> Iterator[tuple[str, int, int]]:
         """(name, inputs, outputs) of the linear modules that `all-linear` adapts, which excludes experts stored in one tensor
         and routers. The names are those of Llama and Mamba."""
@@ -268,7 +279,7 @@ class ModelFacts:
         if self.outline is None:
             tables = sum(name.rsplit(".", 1)[-1] in TOKEN_TABLES for name in adapter.modules_to_save)
             adapted = (adapter.weights(*module) for module in self.adapted_modules())
-            return sum(adapted) + tables * self.table
+            return sum(adapted) + experts.adapter_parameters(self.stacks, adapter) + tables * self.table
         return self.outline.adapter_parameters(adapter)
 
     @property

@@ -6,10 +6,11 @@ measured peak next to the forecast.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tailor.plan import activation_memory, beacon
+from tailor.plan import activation_memory, beacon, experts
 from tailor.plan.activation_memory import Trained
 from tailor.plan.facts import ModelFacts
 from tailor.plan.strategy_memory import Footprint, share
@@ -80,27 +81,27 @@ def forecast(
     on_host: bool = False,
     zero_sizes: Mapping[str, int] | None = None,
     unquantized: int = 0,
+    router_losses: int = 0,
 ) -> Memory:
     """Forecast the peak of one worker whose micro-batch has `rows` rows of `length` tokens.
 
     With sequence_parallel N, the rows are split over N workers. strategy: None means ddp. on_host: the device is a CPU.
     zero_sizes: DeepSpeed's buffer sizes (`tailor.plan.deepspeed.zero_sizes`). unquantized: number of weights in linear
-    modules that `model.quantize` leaves plain.
+    modules that `model.quantize` leaves plain. router_losses: number of losses of the routers.
     """
     tokens = rows * length
     trained = trained_parameters(facts, model)
     frozen = facts.linear_parameters + facts.embedding_parameters if model.adapter or model.beacon else 0
-    weights = 4.0 * trained
+    weights, dequantized = 4.0 * trained, 0.0
     if frozen:
         per_linear = QUANTIZED_BYTES[model.quantize.type] if model.quantize else BYTES[frozen_dtype]
         compressed = facts.quantized_parameters - unquantized
         plain = facts.linear_parameters - compressed + facts.embedding_parameters
         weights += per_linear * compressed + BYTES[frozen_dtype] * plain
-        if (
-            model.quantize
-        ):  # each matmul dequantizes its matrix, or its stack of experts: one buffer of the largest
-            matrices = 2 * facts.experts if facts.experts > 1 else 1
-            weights += BYTES[frozen_dtype] * facts.hidden * facts.intermediate * matrices
+        if model.quantize:
+            # Each matmul dequantizes its matrix, or its stack of experts: one buffer of the largest.
+            stack = experts.largest_stack(facts.stacks)
+            dequantized = BYTES[frozen_dtype] * max(facts.hidden * facts.intermediate, stack)
     if model.adapter is not None and model.adapter.init in REPLACING:  # the frozen initial matrices
         weights += 4.0 * facts.adapter_parameters(model.adapter.model_copy(update={"modules_to_save": []}))
     worker_tokens = tokens / sequence_parallel
@@ -111,6 +112,7 @@ def forecast(
         residual=_residual(model, strategy, frozen_dtype, mixed_precision=mixed_precision),
         width=computed,
         mask=computed if on_host else 1,
+        casts=strategy is not None and (strategy.casts_weights or strategy.shards_weights),
     )
     found = activation_memory.activations(
         facts,
@@ -120,16 +122,23 @@ def forecast(
         tiled=tiled_mlp,
         parts=sequence_parallel,
     )
-    inputs, kept = found.inputs, found.kept
+    # The logits of all routers, or their gradients, and for each loss a float32 tensor of the same size.
+    routed = 1.0 * bool(router_losses) * facts.layers * facts.experts * worker_tokens
+    inputs, kept = found.inputs, found.kept + computed * routed
     # The loss and the recomputation of a layer (activation checkpointing) never happen at the same time.
     # 12 bytes per logit: three float32 tensors of that size.
     logits = min(12.0 * facts.vocabulary * worker_tokens, 3.0 * LOSS_TILE_BYTES) if facts.has_head else 0.0
-    at_loss = kept + logits + activation_memory.at_loss(layers) * facts.hidden * worker_tokens
+    at_loss = (
+        kept
+        + logits
+        + 4 * router_losses * routed
+        + activation_memory.at_loss(layers) * facts.hidden * worker_tokens
+    )
     if model.adapter is not None and model.add_tokens:
         # PEFT copies the tables to put the new rows in, and their gradients have the size of a table too.
         copies_of_tables = 2 * facts.embedding_parameters
         at_loss += copies_of_tables * BYTES[frozen_dtype]
-    activations = found.peak
+    activations = found.peak + computed * routed + dequantized
     if model.beacon is not None:
         inputs, activations = (
             0.0,
@@ -140,15 +149,20 @@ def forecast(
                 length=length,
                 width=width,
                 checkpointing=bool(activation_checkpointing),
-            ),
+            )
+            + dequantized,
         )
         at_loss = activations + min(12.0 * facts.vocabulary * tokens, 3.0 * LOSS_TILE_BYTES)
     tables = _trained_tables(facts, model)
     table = facts.table
     head = tables > 0 and facts.has_head
     # Autocast makes 16-bit copies of the float32 weights in the forward pass and keeps them for the backward pass, except
-    # in recomputed layers. The copy of the head is only needed for the loss.
-    copies = 2.0 * (trained - tables * table) if mixed_precision else 0.0
+    # in recomputed layers. The copy of the head is only needed for the loss. The grouped products of experts make none of
+    # the stacks, and their own of adapters.
+    of_experts = _trained_in_experts(facts, model)
+    copies = 2.0 * (trained - tables * table - of_experts) if mixed_precision else 0.0
+    if model.adapter is not None:
+        copies += experts.copied_bytes(facts.stacks, model.adapter, computed)
     recomputed = -(-facts.layers // activation_checkpointing) if activation_checkpointing else 0
     footprint = Footprint(
         facts,
@@ -160,6 +174,7 @@ def forecast(
         head=_head_gradient(facts, worker_tokens, mixed_precision=mixed_precision) if head else 0.0,
         copies_at_loss=copies + (2.0 * table if mixed_precision and head else 0.0),
         copies=copies * (1 - recomputed / facts.layers),
+        stack=experts.largest_stack(facts.stacks) if model.adapter is None and model.beacon is None else 0,
         on_host=on_host,
     )
     per_worker = share(strategy, workers, footprint, zero_sizes or {})
@@ -233,6 +248,13 @@ def _table_state(optimizer: str, model: Model, table: int, tables: int) -> float
     )
     trained = model.adapter is None or any(name in TOKEN_TABLES and name not in HEADS for name in names)
     return 6.0 * table if trained else 0.0
+
+
+def _trained_in_experts(facts: ModelFacts, model: Model) -> int:
+    """Number of trained weights in stacks of experts, or in adapters on them."""
+    if model.adapter is not None:
+        return experts.adapter_parameters(facts.stacks, model.adapter)
+    return sum(map(math.prod, facts.stacks.values())) if model.beacon is None else 0
 
 
 def _trained_tables(facts: ModelFacts, model: Model) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from tailor.plan import experts
+from tailor.plan.experts import Stacks
 from tailor.spec.adapter import Adapter
 
 
@@ -51,8 +53,7 @@ class Outline:
     """Of these, the ones that `model.adapter.target_modules: all-linear` selects."""
     quantized: int
     """Number of elements that `model.quantize` quantizes."""
-    stacks: Mapping[str, tuple[int, int, int]]
-    """Name of each weight that holds a layer's routed experts in one tensor -> experts, inputs and outputs of each."""
+    stacks: Stacks
     routers: tuple[str, ...]
     """Names of the modules that route tokens to experts."""
     dropout: Mapping[str, float]
@@ -96,12 +97,8 @@ class Outline:
             if any(f".{full}".endswith(f".{name}") for name in names)
             and not (adapter.target_modules == "all-linear" and is_within(full, adapter.modules_to_save))
         )
-        stacked = (
-            experts * adapter.weights(name, inputs, outputs)
-            for name, (experts, inputs, outputs) in self.stacks.items()
-            if adapter.experts is True
-        )
-        return sum(adapted) + sum(stacked) + sum(self.parameters[name] for name in saved)
+        in_full_too = sum(self.parameters[name] for name in saved)
+        return sum(adapted) + experts.adapter_parameters(self.stacks, adapter) + in_full_too
 
 
 def is_routed(name: str) -> bool:

@@ -35,6 +35,8 @@ class Footprint:
     """16-bit copies of float32 weights made by autocast, during the loss. Strategies that cast the weights have none."""
     copies: float
     """The same, during the backward pass."""
+    stack: int
+    """Number of weights of the largest stack of experts, if it is trained."""
     on_host: bool
     """Workers compute on CPUs and communicate through gloo, which copies what it gathers and scatters."""
 
@@ -47,6 +49,11 @@ class Footprint:
     def trained_layer(self) -> float:
         """Number of trained weights of a decoder layer."""
         return (self.trained - self.tables * self.table) / self.facts.layers
+
+    @property
+    def largest(self) -> int:
+        """Number of weights of the largest trained tensor, as far as it may be larger than a bucket."""
+        return max(self.table * min(self.tables, 1), self.stack)
 
     @property
     def table(self) -> int:
@@ -89,7 +96,8 @@ def unsharded(
         * footprint.trained,  # DDP's buckets; gradients are views of them (gradient_as_bucket_view)
         optimizer=footprint.optimizer,
         loss=footprint.head + footprint.copies_at_loss,
-        backward=footprint.copies,
+        backward=footprint.copies
+        + 4.0 * footprint.stack,  # the gradient of a stack, before it is added to its bucket
         later=4.0
         * footprint.table
         * min(footprint.tables, 1),  # the gradient of the embedding, before it is added to its bucket
@@ -139,11 +147,7 @@ def _stage_1_and_2(strategy: DeepSpeed, workers: int, footprint: Footprint, buck
     optimizer = footprint.optimizer / workers + 4 * shard  # with float32 master weights
     # A bucket is flattened and reduced in float32. A gradient that is larger than a bucket is reduced by itself.
     flattened = low * bucket + (4 * bucket if low < 4 else 0)
-    oversized = (
-        (low + (4 if low < 4 else 0)) * footprint.table
-        if footprint.tables and footprint.table > bucket
-        else 0
-    )
+    oversized = (low + (4 if low < 4 else 0)) * footprint.largest if footprint.largest > bucket else 0
     at_loss = copies = 0.0
     if strategy.stage == 1:
         gradients, current = 4 * trained, 0.0
@@ -176,7 +180,7 @@ def _stage_3(strategy: DeepSpeed, workers: int, footprint: Footprint, sizes: Map
     gathered = low * (
         facts.embedding_parameters + min(body, max(2 * footprint.layer, reuse)) + footprint.layer
     )
-    largest = max(bucket, footprint.table * min(footprint.tables, 1))
+    largest = max(bucket, footprint.largest)
     # Gradients to reduce: in float32, concatenated by worker, and gloo's copy of that.
     reduced = 4.0 * min(largest, footprint.trained) * ((low < 4) + 1 + footprint.on_host)
     optimizer = footprint.optimizer / workers + 4 * shard

@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from tailor.models import activations
+from tailor.models.causal import CausalModel
 from tailor.models.collator import Document, collate
+from tailor.models.documents import TokenBatch
 from tailor.models.loss import summed_cross_entropy
 from tailor.plan import ModelFacts, activation_memory, memory
 from tailor.plan.memory import Memory, forecast
@@ -76,6 +78,10 @@ def forecasts(path: Path, tokens: int, *, kind: str = "lora", mixed: bool = Fals
     )
 
 
+def step_loss(model: CausalModel, batch: TokenBatch, tile_bytes: int) -> torch.Tensor:
+    return summed_cross_entropy(*model.at_predictions(batch), tile_bytes=tile_bytes)
+
+
 def counts(path: Path, *, kind: str = "lora", mixed: bool = False, **way: Any) -> list[LiveBytes]:
     """Of a step at either length, when all gradients exist already, as in every step but the first."""
     model = load_model(
@@ -93,7 +99,7 @@ def counts(path: Path, *, kind: str = "lora", mixed: bool = False, **way: Any) -
 
         def step(batch: Any = batch) -> None:
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
-                loss = summed_cross_entropy(*model.at_predictions(batch), tile_bytes=LOSS_TILE)
+                loss = step_loss(model, batch, tile_bytes=LOSS_TILE)
             loss.backward()
 
         found.append(measured(step))

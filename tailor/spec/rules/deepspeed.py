@@ -19,6 +19,7 @@ from tailor.spec.reading.source import Document, parse
 from tailor.spec.rules.keys import Keys, path_of
 from tailor.spec.rules.optim import CONSTANT
 from tailor.spec.train import DEFAULT_BATCH_SIZE
+from tailor.spec.trainers.common import EXPERT_PARALLELISM
 
 KEY = "scale.strategy.config"
 AUTO = "auto"
@@ -72,7 +73,8 @@ def _misplaced(json: Document) -> Iterator[tuple[str, str]]:
     known = PASSED_ON | {claim[0].split(".")[0] for claim in _claims(Keys({}, set()))} | {"scheduler", "fp16"}
     for key in json.values:
         if key not in known:
-            yield key, "is not supported in a run of tailor; remove it"
+            instead = f": {EXPERT_PARALLELISM}" if key == "expert_parallel" else " in a run of tailor"
+            yield key, f"is not supported{instead}; remove it"
     claimed = {claim[0] for claim in _claims(Keys({}, set()))}
     for section in ("optimizer", "scheduler", "bf16"):
         for key in _leaves(json.values.get(section), section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tailor.spec.trainers.common import EXPERT_PARALLELISM
 from tailor.spec.trainers.rows import Trainer, refuse, refused, skip, table, taken, unneeded, unsupported
 from tailor.spec.trainers.transformers import TRAINING
 from tailor.spec.trainers.values import (
@@ -305,7 +306,7 @@ ROWS = table(
     ),
     unsupported(
         "expert_parallel_size",
-        "expert parallelism is not supported; scale.strategy fsdp shards the weights",
+        f"expert parallelism is not supported; {EXPERT_PARALLELISM}",
         neutral=(1, "1"),
     ),
     unsupported("swanlab_lark_webhook_url", _TRACKER),

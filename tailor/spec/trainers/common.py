@@ -85,6 +85,8 @@ KEYS: dict[str, str] = {name: key for key, names in _KEYS.items() for name in na
 
 _STRIDE = "write data.chunk.overlap, the tokens that a chunk repeats: data.max_length minus the stride of the window"
 _BATCHES = "leave it out: the plan chooses the evaluation batches"
+EXPERT_PARALLELISM = "scale.strategy fsdp, or DeepSpeed's stage 3, shards the experts over the workers"
+"""What to use instead of it."""
 
 HINTS: dict[str, str] = {
     "data.retrieve.method": "leave it out for BM25; a dense encoder is data.retrieve.embedder",
@@ -121,6 +123,16 @@ HINTS: dict[str, str] = {
     "merge_lora": "leave it out: `tailor merge RUN` merges an adapter after the run",
     "tensorboard_dir": "leave it out: TensorBoard files are always written into the run's folder",
     "profiler": "leave it out: tokens per second and memory are always logged",
+    **dict.fromkeys(
+        (
+            "expert_parallel",
+            "expert_parallelism",
+            "expert_model_parallel_size",
+            "expert_parallel_size",
+            "ep_size",
+        ),
+        f"it is not supported: {EXPERT_PARALLELISM}",
+    ),
     "env": "leave it out: set variables in the shell, or in the cluster file for pods",
 }
 """Name -> what to write, where a key alone is not the answer."""

@@ -12,7 +12,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -26,6 +26,7 @@ from tailor.spec.strategy import DeepSpeed
 from tailor.train.optimizer import build_optimizer, set_learning_rate, shape_of, trained_parameters
 from tailor.train.strategy.base import Shard, Sharded
 from tailor.train.strategy.internals import ZeroShards, set_group_timeout, shards_of, without_broadcast
+from tailor.train.strategy.regather import regathering
 from tailor.train.strategy.start import join_group, load_sharded, load_unsharded
 
 T = TypeVar("T")
@@ -105,21 +106,9 @@ class Zero(Sharded):
         with self._regathered_weights():  # for the layers that activation checkpointing computes again
             self._engine.backward(self.scale(loss, denominator), scale_wrt_gas=False)
 
-    @contextmanager
-    def _regathered_weights(self) -> Iterator[None]:
-        """In stage 3, linear layers gather their weight again for the backward pass instead of keeping it.
-
-        PyTorch's `linear` saves a transposed view of the weight, which would keep all gathered weights of the model alive.
-        """
-        original = nn.functional.linear
-        if self._stage == 3:
-            from deepspeed.runtime.zero.linear import zero3_linear_wrap
-
-            nn.functional.linear = zero3_linear_wrap
-        try:
-            yield
-        finally:
-            nn.functional.linear = original
+    def _regathered_weights(self) -> AbstractContextManager[None]:
+        """In stage 3, weights are gathered again for the backward pass instead of being kept."""
+        return regathering() if self._stage == 3 else nullcontext()
 
     def gradient_norm(self) -> float:
         norm = float(self._shards.gradient_norm())
