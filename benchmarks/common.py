@@ -86,6 +86,16 @@ def hand_loaded(work: Path, method: str) -> tuple[Any, list[Any]]:
     return model, [p for p in model.parameters() if p.requires_grad]
 
 
+def padded(batch: Any) -> dict[str, Any]:
+    """The model's inputs of a packed row, [1, LENGTH] each. The padding is a document of its own."""
+    import torch
+    from torch.nn import functional
+
+    more = LENGTH - batch.input_ids.shape[1]
+    positions = torch.cat([batch.position_ids, torch.arange(more)[None]], dim=1)
+    return {"input_ids": functional.pad(batch.input_ids, (0, more)), "position_ids": positions}
+
+
 def train_by_hand(work: Path, model: Any, trained: Sequence[Any], steps: int, meter: Meter) -> None:
     """What one writes by hand: packed rows, positions that start again, all logits, autocast, AdamW."""
     import torch
@@ -95,7 +105,7 @@ def train_by_hand(work: Path, model: Any, trained: Sequence[Any], steps: int, me
     from tailor.models.documents import IGNORED
 
     split, packed = batches(work / "tokens")
-    collator = Collator(split, "rows", pad_to=LENGTH)
+    collator = Collator(split, "rows")
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     for step in range(steps):
         rows = packed.batch(step)
@@ -105,7 +115,7 @@ def train_by_hand(work: Path, model: Any, trained: Sequence[Any], steps: int, me
             labels = torch.full((LENGTH,), IGNORED)
             labels[batch.predicting] = batch.targets
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                out = model(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False)
+                out = model(**padded(batch), use_cache=False)
             loss = functional.cross_entropy(
                 out.logits[0].float(), labels, ignore_index=IGNORED, reduction="sum"
             )
@@ -197,15 +207,15 @@ def recipe_of(work: Path, **sections: dict[str, Any]) -> Any:
 
 
 def train_by_tailor(
-    work: Path, method: dict[str, Any], adapter: dict[str, Any] | None, steps: int, meter: Meter
+    work: Path, method: dict[str, Any], adapter: dict[str, Any] | None, steps: int, meter: Meter, **train: Any
 ) -> None:
-    """The loop itself, on a host that does nothing but meter."""
+    """The loop itself, on a host that does nothing but meter. train: keys of this section."""
     from tailor.data.facts import data_facts
     from tailor.data.token_store import TokenStore
     from tailor.plan import Hardware, build
     from tailor.train import loop
 
-    recipe = recipe_of(work, model={"adapter": adapter}, method=method, train={"steps": steps})
+    recipe = recipe_of(work, model={"adapter": adapter}, method=method, train={"steps": steps, **train})
     config = json.loads((work / "model" / "config.json").read_text())
     facts = data_facts(TokenStore.open(str(work / "tokens")), recipe)
     hardware = Hardware("cpu", 16 * 2**30, bf16=True)

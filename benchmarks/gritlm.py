@@ -104,7 +104,6 @@ def step_of_ours(contender: str, folder: Path, batch: int) -> Any:
         frozen_dtype="float32",
         pack=False,
         activation_checkpointing=False,
-        static_shapes=False,
         seed=0,
     )
     model.train()

@@ -111,7 +111,6 @@ def load(folder: Path, way: Way, device: Any) -> Any:
         activation_checkpointing=way.checkpointing,
         activation_offloading=way.offloading,
         tiled_mlp=way.tiled_mlp,
-        static_shapes=False,
         seed=0,
     ).train()
     activations.TILE_BYTES = tile_bytes
@@ -256,7 +255,6 @@ def anchor_step(folder: Path, tiled: bool) -> None:
         frozen_dtype="float32",
         pack=True,
         activation_checkpointing=False,
-        static_shapes=False,
         seed=0,
     ).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)

@@ -32,6 +32,7 @@ from common import (
     hand_loaded,
     in_a_process,
     make_model,
+    padded,
     train_by_tailor,
     train_by_trl,
     write_store,
@@ -91,12 +92,12 @@ def bare(work: Path, steps: int, meter: Meter, _: int) -> None:
 
     model, trained = hand_loaded(work, "lora")
     split, packed = batches(work / "tokens")
-    collator = Collator(split, "rows", pad_to=LENGTH)
+    collator = Collator(split, "rows")
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
 
     def log_probabilities(batch: TokenBatch) -> torch.Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            out = model(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False)
+            out = model(**padded(batch), use_cache=False)
         logits = out.logits[0].float()
         own = logits[batch.predicting].log_softmax(-1).gather(1, batch.targets[:, None])[:, 0]
         return torch.zeros(len(batch.supervised)).index_add(0, batch.document, own)

@@ -1,12 +1,12 @@
 """Training speed beside a bare hand-written loop and TRL: real and supervised tokens per CPU second.
 
-    python benchmarks/train.py [--steps 12] [--rounds 3] [--with-trl]
+    python benchmarks/train.py [--steps 12] [--rounds 3] [--compiled] [--with-trl] [--model PATH]
 
-A Llama of 23.5 million weights, rows of 1 024 tokens, eight rows a step, bf16 arithmetic, AdamW; LoRA
+A Llama of 23.5 million weights, or the model at PATH; rows of 1 024 tokens, eight rows a step, bf16 arithmetic, AdamW; LoRA
 (rank 16, all linear modules) and full training, on one thread. Every contender trains on the same packed documents,
 each in a process of its own, in turn, round after round; CPU seconds are user + system time of that
-process between the end of its third step and the end of its last. One JSON line per contender, with
-the median over the rounds and the ratio to the bare loop.
+process between the end of its second step and the end of its last. `--compiled` adds both with torch.compile, whose
+compilation is in the first step. One JSON line per contender, with the median over the rounds and the ratio to the bare loop.
 """
 
 from __future__ import annotations
@@ -51,8 +51,18 @@ def tailor(work: Path, method: str, steps: int, meter: Meter) -> None:
     train_by_tailor(work, {"name": "sft"}, LORA if method == "lora" else None, steps, meter)
 
 
+def compiled_tailor(work: Path, method: str, steps: int, meter: Meter) -> None:
+    train_by_tailor(work, {"name": "sft"}, LORA if method == "lora" else None, steps, meter, compile=True)
+
+
 def bare(work: Path, method: str, steps: int, meter: Meter) -> None:
     train_by_hand(work, *hand_loaded(work, method), steps, meter)
+
+
+def compiled_bare(work: Path, method: str, steps: int, meter: Meter) -> None:
+    model, trained = hand_loaded(work, method)
+    model.compile()
+    train_by_hand(work, model, trained, steps, meter)
 
 
 def trl(work: Path, method: str, steps: int, meter: Meter) -> None:
@@ -86,7 +96,13 @@ def trl(work: Path, method: str, steps: int, meter: Meter) -> None:
     )
 
 
-CONTENDERS = {"bare": bare, "tailor": tailor, "trl": trl}
+CONTENDERS = {
+    "bare": bare,
+    "tailor": tailor,
+    "bare, compiled": compiled_bare,
+    "tailor, compiled": compiled_tailor,
+    "trl": trl,
+}
 
 
 def one(work: Path, contender: str, method: str, steps: int) -> None:
@@ -113,18 +129,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compiled", action="store_true", help="also both with torch.compile")
     parser.add_argument("--with-trl", action="store_true")
+    parser.add_argument("--model", type=Path, help="folder of a Llama-like model in place of the made one")
+    parser.add_argument("--method", choices=["lora", "full"], help="only one of them")
     parser.add_argument("--one", nargs=3, metavar=("WORK", "CONTENDER", "METHOD"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         work, contender, method = options.one
         return one(Path(work), contender, method, options.steps)
-    contenders = ["bare", "tailor", *(["trl"] if options.with_trl else [])]
+    contenders = ["bare", "tailor"]
+    contenders += ["bare, compiled", "tailor, compiled"] if options.compiled else []
+    contenders += ["trl"] if options.with_trl else []
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        make_model(work / "model")
+        if options.model is None:
+            make_model(work / "model")
+        else:
+            (work / "model").symlink_to(options.model.resolve())
         make_tokens(work / "tokens", options.steps)
-        for method in ("lora", "full"):
+        for method in [options.method] if options.method else ["lora", "full"]:
             rates: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
             for _ in range(options.rounds):
                 for name in contenders:

@@ -50,6 +50,7 @@ def generate(
     stop_ids: Sequence[int],
     batch_size: int,
     pad_id: int,
+    batch_tokens: int | None = None,
     sampling: Sampling | None = None,
     numbers: Sequence[int] | None = None,
     on_token: Callable[[int], None] | None = None,
@@ -60,6 +61,7 @@ def generate(
 
     model: a transformers model, or PEFT's wrapper of one. Its mode, its attention and torch's random state are
     restored afterwards.
+    batch_tokens: maximum tokens of a batch, with padding and answers; a longer prompt is a batch of its own.
     sampling: None decodes greedily. numbers: of the prompts, for sampling; by default their indexes.
     on_token: called with each new token, stop tokens included; only for a single prompt.
     exceed_positions: generate past the model's maximum number of positions.
@@ -91,7 +93,7 @@ def generate(
                     make_options=options,
                 )
                 answers[i], lengths[i] = before_stop(out_ids, stop_ids), 0
-        for chosen in batches(lengths, batch_size, max_new_tokens, limit):
+        for chosen in batches(lengths, batch_size, max_new_tokens, limit, batch_tokens):
             ids, mask = pad_left([prompts[i] for i in chosen], pad_id)
             config.max_new_tokens = room(limit, ids.shape[1], max_new_tokens)
             out = model.generate(
@@ -116,9 +118,15 @@ def _follows_batch(base: Any) -> bool:
 
 
 def batches(
-    lengths: Sequence[int], batch_size: int, max_new_tokens: int, positions: int | None
+    lengths: Sequence[int],
+    batch_size: int,
+    max_new_tokens: int,
+    positions: int | None,
+    batch_tokens: int | None = None,
 ) -> Iterator[list[int]]:
     """The indexes of the prompts of each batch, shortest first, which keeps padding small. Empty prompts are left out.
+
+    batch_tokens: as for `generate`.
 
     When the model's positions may end an answer early, a batch has prompts of one length only: a longer prompt would
     shorten the answers of the others.
@@ -127,7 +135,10 @@ def batches(
     batch: list[int] = []
     for i in order:
         crowded = positions is not None and lengths[i] + max_new_tokens > positions
-        if batch and (len(batch) == batch_size or (crowded and lengths[i] != lengths[batch[0]])):
+        full = len(batch) == batch_size
+        if batch_tokens is not None:
+            full |= (len(batch) + 1) * (lengths[i] + max_new_tokens) > batch_tokens
+        if batch and (full or (crowded and lengths[i] != lengths[batch[0]])):
             yield batch
             batch = []
         batch.append(i)

@@ -26,11 +26,16 @@ from tailor.models.visibility import Rule
 NAME = "tailor_documents"
 
 
-def register() -> None:
-    """Register `attn_implementation="tailor_documents"` with transformers."""
+def register(*, compiled: bool = False) -> None:
+    """Register `attn_implementation="tailor_documents"` with transformers. compiled: outside the graphs of compiled layers,
+    for the rest of the process."""
     from transformers import AttentionInterface
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    AttentionInterface.register(NAME, documents_attention)
+    if compiled:
+        AttentionInterface.register(NAME, torch.compiler.disable(documents_attention))
+    elif NAME not in ALL_ATTENTION_FUNCTIONS:
+        AttentionInterface.register(NAME, documents_attention)
 
 
 def set_attention(base: Any) -> None:

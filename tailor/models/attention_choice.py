@@ -22,17 +22,18 @@ def with_attention(
     dtype: torch.dtype,
     *,
     pack: bool,
-    static_shapes: bool,
+    rows: bool,
     tokens: int,
 ) -> CausalModel:
-    """Choose the first allowed attention under which packed documents do not affect each other.
+    """Choose the first allowed attention under which packed documents do not affect each other. rows: only attention over
+    padded rows.
 
     Without packing, fall back to transformers' attention with one document per row. Raises ModelError.
     """
     attention.require_supported(base_of(network), spec.attention)
     if pack:
         recurrence.isolate(base_of(network))
-    for name in _candidates(spec, static_shapes):
+    for name in _candidates(spec, rows):
         layout: Layout = "rows" if name in ("sdpa", "eager") else "stream"
         try:
             if name == attention.NAME:
@@ -70,7 +71,7 @@ def _why_not_isolated(base: Any) -> str:
     return ""
 
 
-def _candidates(spec: Model, static_shapes: bool) -> tuple[str, ...]:
+def _candidates(spec: Model, rows: bool) -> tuple[str, ...]:
     if spec.attention != "auto":
         return (spec.attention,)
-    return ("sdpa", "eager") if static_shapes else (attention.NAME, "sdpa", "eager")
+    return ("sdpa", "eager") if rows else (attention.NAME, "sdpa", "eager")

@@ -45,8 +45,7 @@ class Collator:
 
     max_length: maximum tokens of a document that a method builds. packs: whether the examples of a batch row share a row
     of the layout. If False, each gets its own row, so that pairs also train a model whose packed documents attend to each
-    other. pad_to: fixed T of the rows layout, for compiled models. reference: float32[examples], for
-    `TokenBatch.reference`. step: the training step that reads. sequence: the workers that a stream is split over.
+    other. reference: float32[examples], for `TokenBatch.reference`. step: the training step that reads. sequence: the workers that a stream is split over.
     noise_alpha: NEFTune's alpha for the rows of training steps; seed: of the run, for this noise. pose: draws the position ids
     of the rows of training steps; None for plain ones. share_prefixes: compute the tokens that both answers of a pair begin with
     once, which needs a split of pairs.
@@ -56,7 +55,6 @@ class Collator:
     layout: Layout
     max_length: int = 0
     packs: bool = True
-    pad_to: int | None = None
     reference: np.ndarray | None = None
     step: int | None = None
     sequence: SequenceGroup | None = None
@@ -88,9 +86,7 @@ class Collator:
         """Lay out documents that a method has built; each list is one row."""
         packs = self._rows(packs)
         parts = 1 if self.sequence is None else self.sequence.size
-        batch = collate(
-            packs, self.layout, pad_to=self.pad_to, parts=parts, share_prefixes=self.share_prefixes
-        )
+        batch = collate(packs, self.layout, parts=parts, share_prefixes=self.share_prefixes)
         batch = replace(batch, step=self.step)
         return batch if self.sequence is None else batch.cut(self.sequence)
 
@@ -152,16 +148,14 @@ def collate(
     packs: Sequence[Sequence[Document]],
     layout: Layout,
     *,
-    pad_to: int | None = None,
     parts: int = 1,
     share_prefixes: bool = False,
 ) -> TokenBatch:
-    """Lay documents out; each list of `packs` is one row. pad_to: fixed T of the rows layout. parts: T of a stream is a
-    multiple of it. share_prefixes: in a stream, compute the common first tokens of documents 0 and 1, 2 and 3, … once."""
+    """Lay documents out; each list of `packs` is one row. parts: T of a stream is a multiple of it. share_prefixes: in a stream, compute the common first tokens of documents 0 and 1, 2 and 3, … once."""
     members = [piece for pack in packs for piece in pack]
     if layout == "stream":
         return _stream(members, math.lcm(STREAM_MULTIPLE, parts), share_prefixes)
-    width = max(pad_to or 0, *(sum(len(piece.ids) for piece in pack) for pack in packs))
+    width = max(sum(len(piece.ids) for piece in pack) for pack in packs)
     ids = np.zeros((len(packs), width), dtype=np.int64)  # [B, T]
     positions = np.zeros_like(ids)  # [B, T]
     token_document = np.full_like(ids, -1)  # [B, T]

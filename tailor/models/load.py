@@ -62,7 +62,6 @@ def load_for_training(
     frozen_dtype: str,
     pack: bool,
     activation_checkpointing: int,
-    static_shapes: bool,
     seed: int,
     activation_offloading: bool = False,
     tiled_mlp: bool = False,
@@ -72,8 +71,7 @@ def load_for_training(
     """Load, quantize, adapt and check a model. Trained weights are float32, frozen ones `frozen_dtype`.
 
     pack: documents share rows, so that they must be isolated. activation_checkpointing: checkpoint every n-th decoder
-    layer; 0 or False for none. static_shapes: for `torch.compile`, take transformers' attention over padded rows. tokens:
-    maximum of a forward pass. scores: with a scoring head, whose pairs are padded rows. Raises ModelError.
+    layer; 0 or False for none. tokens: maximum of a forward pass. scores: with a scoring head, whose pairs are padded rows. Raises ModelError.
     """
     torch.manual_seed(seed)
     network = load_network(spec, dtype=base_dtype(spec, frozen_dtype), device=device, scores=scores)
@@ -97,7 +95,7 @@ def load_for_training(
         device=device,
         precision=precision,
         pack=pack,
-        static_shapes=static_shapes or scores,
+        rows=scores,
         tokens=tokens,
     )
 
@@ -149,18 +147,16 @@ def prove(
     device: torch.device,
     precision: str,
     pack: bool,
-    static_shapes: bool,
+    rows: bool = False,
     tokens: int = 0,
 ) -> CausalModel:
     """Choose the first attention that passes the checks, and run the other checks of `probe`. Raises ModelError.
 
-    device: where the weights are. tokens: maximum of a forward pass in training.
+    device: where the weights are. rows: with an attention over padded rows. tokens: maximum of a forward pass in training.
     """
     dtype = DTYPES[precision]
     with torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32"):
-        model = with_attention(
-            network, spec, device, dtype, pack=pack, static_shapes=static_shapes, tokens=tokens
-        )
+        model = with_attention(network, spec, device, dtype, pack=pack, rows=rows, tokens=tokens)
         model.splits_head = not has_head(model.base) or probe.head_is_separate(model, device)
         if not probe.tiling_is_exact(model, device, dtype):
             raise activations.no_tiles(model.base)

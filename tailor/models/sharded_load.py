@@ -73,7 +73,7 @@ def load_sharded(
                 device=HOST,
                 precision=precision,
                 pack=pack,
-                static_shapes=scores,
+                rows=scores,
                 tokens=tokens,
             )
             if embeds is not None:

@@ -8,7 +8,15 @@ from typing import Any
 from tailor.errors import DataError, ModelError, ScaleError
 from tailor.plan import beacon, encoders, pose, quantized, rope
 from tailor.plan.batches import batch_spec
-from tailor.plan.facts import KERNEL_TYPES, DataFacts, Hardware, ModelFacts, carries_over, unpackable
+from tailor.plan.facts import (
+    KERNEL_TYPES,
+    DataFacts,
+    Hardware,
+    ModelFacts,
+    carries_over,
+    is_recurrent,
+    unpackable,
+)
 from tailor.spec.methods.base import EmbeddingMethod
 from tailor.spec.model import Beacon
 from tailor.spec.recipe import Recipe
@@ -21,7 +29,7 @@ def missing_for_isolation(recipe: Recipe) -> list[str]:
         return ["another model.path"]
     missing = ["data.pack: false"] * batch_spec(recipe).pack
     missing += ["train.micro_batch_size: 1"] * (recipe.train.micro_batch_size != 1)
-    return missing + ["train.compile: false"] * recipe.train.compile
+    return missing
 
 
 def check_config(recipe: Recipe, config: Mapping[str, Any]) -> None:
@@ -53,6 +61,12 @@ def check_model(recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any]) ->
         raise ModelError(
             f"data.pack: {recipe.model.path} ({facts.model_type}) cannot isolate packed documents: {why}",
             hint="set data.pack: false",
+        )
+    if recipe.train.compile and is_recurrent(config):
+        raise ModelError(
+            f"train.compile: {recipe.model.path} ({facts.model_type}) has recurrent layers, which compute one document after "
+            "another, and each length would be compiled",
+            hint="remove train.compile",
         )
     if recipe.model.kernels == "liger" and facts.model_type not in KERNEL_TYPES:
         raise ModelError(

@@ -44,13 +44,17 @@ RECURRENT = STATE_SPACE | {
 """Model types with layers that carry a state from token to token."""
 
 
+def is_recurrent(config: Mapping[str, Any]) -> bool:
+    """Whether a model has layers that carry a state from token to token."""
+    kinds = config.get("layer_types") or config.get("layers_block_type") or ()
+    only_attention = bool(kinds) and set(kinds) == {"attention"}
+    return config.get("model_type") in RECURRENT and not only_attention
+
+
 def carries_over(config: Mapping[str, Any]) -> str | None:
     """Why a model reads a document from its start on in one piece, as far as its `config.json` says; else None."""
     kind = config.get("model_type")
-    kinds = config.get("layer_types") or config.get("layers_block_type") or ()
-    if kind == "granitemoehybrid" and kinds and set(kinds) == {"attention"}:
-        return None
-    if kind in RECURRENT:
+    if is_recurrent(config):
         return "its recurrent layers carry their state over from one document to the next"
     attention = config.get("attn_config")
     alibi = attention.get("alibi", True) if isinstance(attention, Mapping) else True

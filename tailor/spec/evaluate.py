@@ -18,8 +18,10 @@ class Generation(Section):
     max_new_tokens: int = Field(64, ge=1)
     """Longest generated answer, in tokens. Longer answers are cut."""
 
-    batch_size: int = Field(16, ge=1)
-    """Answers generated at once. Lower it if generation runs out of GPU memory."""
+    batch_size: int | None = Field(None, ge=1)
+    """Answers generated at once. Lower it if generation runs out of GPU memory. Default: up to 64 that have at most
+    32,768 tokens together, prompts and answers.
+    """
 
     samples: int = Field(5, ge=0)
     """Generated answers that are printed at the end of the run."""

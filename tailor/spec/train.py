@@ -125,7 +125,7 @@ class Train(Section):
     """
 
     compile: bool = False
-    """Compile the model with torch.compile: slower start, faster steps."""
+    """Compile the decoder layers with torch.compile: slower start, faster steps."""
 
     seed: int = Field(42, ge=0, le=2**32 - 1)
     """Seed of the data order, the adapter's initial weights and dropout."""

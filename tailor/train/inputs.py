@@ -41,7 +41,6 @@ def make_collator(
         model.layout,
         packs=plan.batches.pack,
         max_length=plan.batches.max_length,
-        pad_to=plan.row_length if plan.compile else None,
         reference=reference,
         sequence=sequence,
         noise_alpha=plan.method.embedding_noise if name == "train" else 0.0,

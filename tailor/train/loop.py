@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch.distributed as dist
 
 from tailor.methods.base import MicroBatch
-from tailor.models.decoder import decoder_of
+from tailor.models.compiled import compilation_errors, compile_layers
 from tailor.plan import Plan
 from tailor.train import checkpoint, throughput
 from tailor.train.artifact import write_artifact
@@ -35,7 +35,7 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
     session = open_session(plan, host)
     start = _resume_url(host)
     if plan.compile:
-        decoder_of(session.model.base).compile()
+        compile_layers(session.model.base)
     runner = StepRunner(session)
     if start is None and plan.model.warm_start is not None:
         session.say(f"starting from the weights of {warm_start(plan.model.warm_start, session.strategy)}")
@@ -48,7 +48,10 @@ def run(plan: Plan, host: Host, probes: Sequence[Probe] = ()) -> Literal["finish
     for probe in probes:
         probe(session, "start", state.step)
 
-    with Saver(session.run, keep=plan.save.keep, durable=host.flush, say=session.say) as saver:
+    with (
+        compilation_errors() if plan.compile else nullcontext(),
+        Saver(session.run, keep=plan.save.keep, durable=host.flush, say=session.say) as saver,
+    ):
         training = _Training(session, runner, saver, state, start, probes)
         if not training.run_to_end():
             return "stopped"

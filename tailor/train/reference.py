@@ -26,7 +26,7 @@ from tailor.data.rows import share
 from tailor.data.token_store import SPLITS, TokenStore
 from tailor.methods.reference import AdapterOff, Copy, Precomputed, Reference
 from tailor.models.causal import CausalModel
-from tailor.models.decoder import decoder_of
+from tailor.models.compiled import compile_layers
 from tailor.plan import Plan
 from tailor.store import Store, verified
 from tailor.store.publication import Publication
@@ -57,7 +57,7 @@ def frozen_copy(model: CausalModel, *, compiled: bool) -> CausalModel:
     network = copy.deepcopy(model.network).requires_grad_(False)
     frozen = CausalModel(network, layout=model.layout, splits_head=model.splits_head).eval()
     if compiled:
-        decoder_of(frozen.base).compile()
+        compile_layers(frozen.base)
     return frozen
 
 

@@ -205,3 +205,10 @@ def test_a_long_prompt_does_not_shorten_other_answers(tmp_path: Path) -> None:
     together = answers(short, rows, stop_ids=[])
     assert together == [answers(short, [row], stop_ids=[])[0] for row in rows]
     assert [len(answer) for answer in together] == [12, 4, 7]
+
+
+def test_tokens_bound_a_batch() -> None:
+    lengths = [30, 10, 10, 90, 10, 31]
+    found = list(generation.batches(lengths, 4, 10, None, batch_tokens=80))
+    assert found == [[1, 2, 4], [0], [5], [3]]
+    assert list(generation.batches(lengths, 4, 10, None)) == [[1, 2, 4, 0], [5, 3]]

@@ -119,7 +119,6 @@ def load_model(spec: Model, *, precision: str = "fp32", **options: Any) -> Causa
         "frozen_dtype": {"fp32": "float32", "bf16": "bfloat16"}[precision],
         "pack": False,
         "activation_checkpointing": 0,
-        "static_shapes": False,
         "seed": 0,
         **options,
     }

@@ -78,7 +78,6 @@ def test_a_document_has_the_same_noise_in_every_layout(split: Split) -> None:
         "other order": by_document(collator(split)([(2,), (1, 0)]))[::-1],
         "rows": by_document(collator(split, layout="rows")([(0, 1), (2,)])),
         "rows without packs": by_document(collator(split, layout="rows", packs=False)([(0, 1), (2,)])),
-        "fixed width": by_document(collator(split, layout="rows", pad_to=90)([(0, 1), (2,)])),
         "micro-batches": [by_document(collator(split)([(index,)]))[0] for index in range(3)],
     }
     for name, parts in others.items():

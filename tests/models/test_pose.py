@@ -120,7 +120,6 @@ def test_a_document_has_the_same_positions_in_every_layout(split: Split) -> None
     others = {
         "other order": by_document(collator(split)([(2,), (1, 0)]))[::-1],
         "rows": by_document(collator(split, layout="rows")(singles)),
-        "fixed width": by_document(collator(split, layout="rows", pad_to=90)(singles)),
         "micro-batches": [by_document(collator(split)([row]))[0] for row in singles],
     }
     for name, positions in others.items():

@@ -237,6 +237,8 @@ def test_sizes_are_read_from_every_familys_config(name: str) -> None:
 def test_settings_that_a_family_does_not_support_are_rejected_before_loading() -> None:
     mamba, bloom = (BASES[name][1] for name in ("state-spaces/mamba-1.4b-hf", "bigscience/bloom-1b1"))
     build(recipe(), DATA, mamba, GPU, run_url="runs/x")
+    with pytest.raises(ModelError, match=r"train\.compile: .* \(mamba\) has recurrent layers"):
+        build(recipe(train={"compile": True}), DATA, mamba, GPU, run_url="runs/x")
     for config, why in (({**mamba, "model_type": "rwkv"}, "recurrent layers"), (bloom, "ALiBi")):
         with pytest.raises(ModelError, match=f"cannot isolate packed documents.*{why}"):
             build(recipe(), DATA, config, GPU, run_url="runs/x")
@@ -386,7 +388,7 @@ def test_length_dependent_rope_is_rejected_for_preference_pairs() -> None:
     apart = recipe.data.model_copy(update={"pack": False})
     model, train = (
         recipe.model.model_copy(update={"rope": None}),
-        recipe.train.model_copy(update={"micro_batch_size": 1, "compile": False}),
+        recipe.train.model_copy(update={"micro_batch_size": 1}),
     )
     recipe = recipe.model_copy(update={"model": model, "data": apart, "train": train})
     data = dataclasses.replace(DATA, longest=8000, longest_row=8000)

@@ -50,7 +50,6 @@ DPO, KTO = "method={name: dpo}", "method={name: kto}"
             [*TOGETHER, "method={name: pretrain}", "data.train=[{path: hf://a/b, format: text}]"],
         ),
         ([*TOGETHER, "model.attention=sdpa"], [*TOGETHER, "model.attention=auto"]),
-        ([*TOGETHER, "train.compile=true"], ["scale.workers=2", "train.compile=true"]),
         (["train.activation_offloading=true"], [*OFFLOADED]),
         ([*OFFLOADED, "scale.gpu=false"], [*OFFLOADED, "scale.gpu=auto"]),
         ([*OFFLOADED, "train.compile=true"], ["train.activation_checkpointing=2", "train.compile=true"]),
@@ -78,7 +77,7 @@ DPO, KTO = "method={name: dpo}", "method={name: kto}"
         ([*POSE, *BEACON], ["train.pose=null", *BEACON]),
         *(
             ([*POSE, rows], [*POSE, rows, "data.pack=false"])
-            for rows in ("model.attention=sdpa", "model.attention=eager", "train.compile=true")
+            for rows in ("model.attention=sdpa", "model.attention=eager")
         ),
         (["train.pose.length=2048"], ["train.pose.length=2049"]),
         (["train.pose.length=100", "data.max_length=100"], ["train.pose.length=101", "data.max_length=100"]),

@@ -50,19 +50,13 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
             "train.activation_checkpointing",
             "beacons need checkpointing of all layers or none; write true or false",
         )
-    for key in ("train.activation_offloading", "train.tiled_mlp"):
+    for key in ("train.activation_offloading", "train.tiled_mlp", "train.compile"):
         if keys(key):
             yield (
                 KEY,
                 key,
                 f"it is not supported with beacons, which read a document window by window; remove {key}",
             )
-    if keys("train.compile"):
-        yield (
-            KEY,
-            "train.compile",
-            "the windows have different shapes, and each shape would be compiled; remove train.compile",
-        )
     if keys("export.push_to_hub") is not None:
         yield KEY, "export.push_to_hub", "other tools cannot read beacons; remove export.push_to_hub"
     for why in dict.fromkeys(

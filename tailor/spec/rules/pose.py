@@ -27,8 +27,6 @@ def conflicts(keys: Keys) -> Iterator[Conflict]:
     rows = "packed documents are distinguished by their position ids, which a skip would break; set data.pack: false"
     if packs and keys("model.attention") in ("sdpa", "eager"):
         yield KEY, "model.attention", f"with {keys('model.attention')}, {rows}"
-    if packs and keys("train.compile"):
-        yield KEY, "train.compile", f"in a compiled model, {rows}"
     length, longest = keys(f"{KEY}.length"), rope_length(keys)
     if length is None:
         return

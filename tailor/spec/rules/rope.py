@@ -71,8 +71,6 @@ def findings(keys: Keys) -> Iterator[Finding]:
     needed = ["data.pack: false"] * packs + ["train.micro_batch_size: 1"] * together
     if needed:
         yield "model.rope", f"{why}, so examples would affect each other; set {' and '.join(needed)}"
-    if keys("train.compile"):
-        yield "train.compile", f"pads all rows to one length, but {why}; remove it"
 
 
 def rope_length(keys: Keys) -> float | None:

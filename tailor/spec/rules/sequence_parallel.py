@@ -24,13 +24,13 @@ def conflicts(keys: Keys) -> Iterator[Conflict]:
             yield (
                 "train.activation_offloading",
                 "train.compile",
-                "offloading has hooks that break the compiled graph at every layer; remove one of the keys",
+                "offloading is not tested with compiled layers; remove one of the keys",
             )
     if keys("train.tiled_mlp") and keys("train.compile"):
         yield (
             "train.tiled_mlp",
             "train.compile",
-            "tiling breaks the compiled graph at every layer; remove one of the keys",
+            "the number of tiles would be compiled into each layer; remove one of the keys",
         )
 
 
@@ -55,12 +55,6 @@ def _sequence_parallel(keys: Keys, parts: int) -> Iterator[Conflict]:
             key,
             "method.name",
             f"{method.name} compares whole texts, which must not be split over workers; it works with {only}",
-        )
-    if keys("train.compile"):
-        yield (
-            key,
-            "train.compile",
-            "compiled models need padded rows, which sequence parallelism does not support; remove train.compile",
         )
     attention = keys("model.attention")
     if attention not in (None, "auto"):

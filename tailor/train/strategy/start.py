@@ -17,9 +17,7 @@ from tailor.plan import Plan
 def load_unsharded(plan: Plan, device: torch.device) -> CausalModel:
     """Load the full model on this worker's device."""
     scores = plan.method.ranked_passages is not None
-    model = load_for_training(
-        plan.model, device=device, static_shapes=plan.compile, scores=scores, **_settings(plan)
-    )
+    model = load_for_training(plan.model, device=device, scores=scores, **_settings(plan))
     if (embedding := plan.method.embedding) is not None:
         fit_to_embed(model, embedding, seed=plan.batches.seed)
         prove_embedding(model, embedding, plan.precision)

@@ -64,12 +64,6 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
             "scale.workers",
             "the loss would depend on the number of workers, which may change; write scale.workers as one number",
         )
-    if keys("train.compile"):
-        yield (
-            "train.compile",
-            "method.name",
-            "texts have many lengths, and each length would be compiled; remove train.compile",
-        )
     if keys("evaluate.generation") is not None:
         yield (
             "evaluate.generation",

@@ -9,11 +9,9 @@ from tailor.spec.rules.keys import Conflict, Keys
 
 def conflicts(keys: Keys) -> Iterator[Conflict]:
     """Settings under which embedded tokens cannot get noise."""
-    if not keys("method.neftune_alpha"):
-        return
-    for key, why in (
-        ("train.compile", "a compiled model would keep the noise in evaluations; remove one of them"),
-        ("model.beacon", "windows with beacons get no noise; remove one of them"),
-    ):
-        if keys(key) not in (None, False):
-            yield "method.neftune_alpha", key, why
+    if keys("method.neftune_alpha") and keys("model.beacon") is not None:
+        yield (
+            "method.neftune_alpha",
+            "model.beacon",
+            "windows with beacons get no noise; remove one of them",
+        )

@@ -28,12 +28,6 @@ def conflicts(keys: Keys) -> Iterator[tuple[str, str, str]]:
             yield key, "method.name", f"it is tested only with models that generate; remove {key}"
     if keys("model.attention") == "flash_attention_2":
         yield "model.attention", "method.name", "pairs are padded, not packed; set model.attention: auto"
-    if keys("train.compile"):
-        yield (
-            "train.compile",
-            "method.name",
-            "pairs have many lengths, and each length would be compiled; remove train.compile",
-        )
     if keys("evaluate.generation") is not None:
         yield (
             "evaluate.generation",
