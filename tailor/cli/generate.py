@@ -161,9 +161,15 @@ def execute(args: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
     answered = [
-        {**row, "answer": reply.content, **reply.extras} for row, reply in zip(rows, replies, strict=True)
+        {**_without_reply(row), "answer": reply.content, **reply.extras}
+        for row, reply in zip(rows, replies, strict=True)
     ]
     return _report(args, answered, shortened)
+
+
+def _without_reply(row: Row) -> Row:
+    """A row without an earlier answer, as when the output of another model is the input."""
+    return {key: value for key, value in row.items() if key not in ("reasoning_content", "tool_calls")}
 
 
 def _report(args: argparse.Namespace, answered: list[Row], shortened: list[Shortened]) -> int:

@@ -17,14 +17,23 @@ class ReplyPrinter:
 
     def __init__(self) -> None:
         self.reply = EMPTY
+        self._is_open = False
+        """Whether `<think>` is printed and `</think>` is not."""
 
     def take(self, new: Reply) -> None:
         """Print what is new."""
         before, self.reply = self.reply, self.reply + new
-        if new.reasoning:
-            print(new.reasoning if before.reasoning else f"{OPEN}\n{new.reasoning}", end="", flush=True)
+        if new.reasoning and not self._is_open:
+            # A preamble (Harmony) may be printed before.
+            self._print(("\n\n" if before.text else "") + f"{OPEN}\n{new.reasoning.lstrip()}")
+            self._is_open = True
+        elif new.reasoning:
+            self._print(new.reasoning)
         if new.text:
             # Calls come at the end, each on a line of its own.
             between = "\n" if before.text and new.calls else ""
-            start = f"\n{CLOSE}\n\n" if self.reply.reasoning and not before.text else between
-            print(f"{start}{new.text}", end="", flush=True)
+            self._print(f"\n{CLOSE}\n\n{new.text.lstrip()}" if self._is_open else between + new.text)
+            self._is_open = False
+
+    def _print(self, text: str) -> None:
+        print(text, end="", flush=True)

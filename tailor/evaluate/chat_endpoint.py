@@ -165,7 +165,9 @@ def _piece_of(line: bytes) -> Reply:
         delta = chunk["choices"][0]["delta"] if chunk["choices"] else {}
         parts = delta.get("content"), delta.get("reasoning_content") or delta.get("reasoning")
         functions = [call["function"] for call in delta.get("tool_calls") or ()]
-        calls = tuple(ToolCall(one["name"], one["arguments"]) for one in functions if one.get("name"))
+        calls = tuple(
+            ToolCall(one["name"], one.get("arguments") or "") for one in functions if one.get("name")
+        )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise EndpointError(f"a chunk that is no chat completion: {_short(line)}") from None
     return Reply(*(part if isinstance(part, str) else "" for part in parts), calls)

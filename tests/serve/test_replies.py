@@ -13,7 +13,8 @@ import openai
 import pytest
 
 from tailor.cli.main import main
-from tailor.encode.replies.reply import Reply
+from tailor.cli.reply_printer import ReplyPrinter
+from tailor.encode.replies.reply import Reply, ToolCall
 from tailor.encode.template import load_template
 from tailor.encode.tokenizer import Tokenizer, load_tokenizer
 from tailor.evaluate import continuous
@@ -117,6 +118,18 @@ def test_a_call_of_gpt_oss(served: Served, models: dict[str, Path], says: Any) -
     assert tokens(turns) > tokens([ASKED[0], bare, turns[2]])
 
 
+def test_a_call_that_is_cut_is_none(served: Served, models: dict[str, Path], says: Any) -> None:
+    client = openai.OpenAI(base_url=served.url, api_key="unused", max_retries=0)
+    for name, text, rest in (
+        ("gpt-oss", CALLING[:-3], '{"a":'),
+        ("chatml", f"<tool_call>{json.dumps(ADD)[:-1]}", f"<tool_call>{json.dumps(ADD)[:-1]}"),
+    ):
+        says(models[name], text)
+        (choice,) = client.chat.completions.create(model=name, messages=ASKED, tools=[TOOL]).choices
+        assert (choice.finish_reason, choice.message.tool_calls) == ("length", None)
+        assert choice.message.content == rest
+
+
 @pytest.mark.parametrize(("name", "text"), CASES)
 def test_generate(
     models: dict[str, Path],
@@ -134,6 +147,11 @@ def test_generate(
     assert main(["generate", str(models[name]), "--input", str(source)]) == 0
     row = {"messages": ASKED, "answer": "Four.", "reasoning_content": "Hm, two."}
     assert json.loads(capsys.readouterr().out) == row
+    # Another model answers the output: nothing of the first answer stays.
+    source.write_text(json.dumps({**row, "tool_calls": []}) + "\n")
+    says(models[name], "<think>\n\n</think>\n\nFive." if name == "chatml" else "Five.")
+    assert main(["generate", str(models[name]), "--input", str(source)]) == 0
+    assert json.loads(capsys.readouterr().out) == {"messages": ASKED, "answer": "Five."}
 
 
 def test_generate_a_call_and_reasoning_without_an_answer(
@@ -173,6 +191,25 @@ def test_chat_prints_a_call_and_continues(
     monkeypatch.setattr(sys, "stdin", io.StringIO("2+2?\nAgain?\n"))
     assert main(["chat", str(models["gpt-oss"])]) == 0
     assert capsys.readouterr().out == f"<think>\nHm.\n</think>\n\n{json.dumps(ADD)}\n" * 2
+
+
+def test_reasoning_behind_a_preamble_is_printed_in_tags(capsys: pytest.CaptureFixture[str]) -> None:
+    printer = ReplyPrinter()
+    pieces = [
+        Reply("", "a"),
+        Reply("", "b"),
+        Reply("I look."),
+        Reply("", "\nc"),
+        Reply("", "d"),
+        Reply("\nFour."),
+    ]
+    for piece in [*pieces, Reply(" It is."), Reply(calls=(ToolCall("add", "{}"),))]:
+        printer.take(piece)
+    call = '{"name": "add", "arguments": "{}"}'
+    assert capsys.readouterr().out == (
+        f"<think>\nab\n</think>\n\nI look.\n\n<think>\ncd\n</think>\n\nFour. It is.\n{call}"
+    )
+    assert printer.reply.reasoning == "ab\ncd"
 
 
 def test_figures_compare_what_is_said(models: dict[str, Path]) -> None:

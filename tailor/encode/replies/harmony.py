@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
-from tailor.encode.replies.reply import Reply, ToolCall, without_part_of
+from tailor.encode.replies.reply import Reply, ToolCall, json_object, without_part_of
 
-_START, _MESSAGE, _CHANNEL = "<|start|>", "<|message|>", "<|channel|>"
+_MESSAGE, _CHANNEL = "<|message|>", "<|channel|>"
+_STARTS = tuple(
+    f"<|start|>{role}" for role in ("assistant", "user", "system", "developer", "tool", "functions.")
+)
+"""A mark without a role is text. The assistant's is the first one."""
 _ENDS = ("<|end|>", "<|call|>", "<|return|>")
-_MARKS = (_START, _MESSAGE, _CHANNEL, "<|constrain|>", *_ENDS)
-_SPLIT = re.compile("(" + "|".join(map(re.escape, (_START, _MESSAGE, *_ENDS))) + ")")
+_MARKS = (*_STARTS, _MESSAGE, _CHANNEL, "<|constrain|>", *_ENDS)
+_SPLIT = re.compile("(" + "|".join(map(re.escape, (*_STARTS, _MESSAGE, *_ENDS))) + ")")
 _CHANNEL_NAME = re.compile(r"<\|channel\|>\s*(\w+)")
 _RECIPIENT = re.compile(r"\bto=([^\s<]+)")
+_IS_HEADER = re.compile(r"\s*to=|.*<\|", re.DOTALL)
+_BEGUN = re.compile(r"<\|start\|>assistant((?:<\|channel\|>\w+)?(?:<\|message\|>)?)\Z")
 _PEOPLE = ("all", "user", "assistant")
 
 
@@ -22,14 +29,22 @@ class Harmony:
 
     def read(self, text: str, prompt: str, *, ended: bool, tools: bool) -> Reply:
         content, thoughts, calls = [], [], []
-        for header, body, is_whole in _messages(text if ended else without_part_of(text, _MARKS)):
+        begun = _BEGUN.search(prompt)
+        answer = (begun[1] if begun else "") + (text if ended else without_part_of(text, _MARKS))
+        for header, body, is_whole in _messages(answer):
+            if header.startswith(_STARTS[1:]):
+                break  # the model writes what others say
             channel, recipient = _CHANNEL_NAME.search(header), _RECIPIENT.search(header)
-            if "<|" not in header and not body:
+            if body is None:
                 # A text without a header, as of a model that does not know the form.
-                content.append(header if is_whole or ended else "")
+                content.append(header if (is_whole or ended) and not _IS_HEADER.match(header) else "")
             elif recipient is not None and recipient[1] not in _PEOPLE:
-                if is_whole or ended:
-                    calls.append(ToolCall(recipient[1].removeprefix("functions."), body.strip()))
+                if not (is_whole or ended):
+                    continue
+                if (call := _call(recipient[1], body.strip())) is not None:
+                    calls.append(call)
+                else:
+                    content.append(body)
             elif channel is not None and channel[1] == "analysis":
                 thoughts.append(body)
             else:
@@ -41,24 +56,30 @@ class Harmony:
 HARMONY = Harmony()
 
 
-def _messages(text: str) -> list[tuple[str, str, bool]]:
-    """(header, body, whether it has ended) of each message. The prompt has begun the header of the first one."""
-    found: list[tuple[str, str, bool]] = []
+def _call(recipient: str, arguments: str) -> ToolCall | None:
+    """The call of a tool. None for a function's arguments that are no JSON object, as when the answer was cut."""
+    name = recipient.removeprefix("functions.")
+    if not name or (name != recipient and json_object(arguments) is None):
+        return None
+    return ToolCall(name, arguments)
+
+
+def _messages(text: str) -> Iterator[tuple[str, str | None, bool]]:
+    """(header, body, whether it has ended) of each message; no body without `<|message|>`. The prompt has the first `<|start|>`."""
     header, body = "", None
     for piece in _SPLIT.split(text):
         if piece in _ENDS:
-            found.append((header, body or "", True))
+            yield header, body, True
             header, body = "", None
-        elif piece == _START:
-            if header.strip():
-                found.append((header, body or "", True))
+        elif piece in _STARTS:
+            if header.strip() or body is not None:
+                yield header, body, True
             header, body = piece, None
-        elif piece == _MESSAGE:
+        elif piece == _MESSAGE and body is None:
             body = ""
         elif body is None:
             header += piece
         else:
             body += piece
-    if header or body:
-        found.append((header, body or "", False))
-    return found
+    if header or body is not None:
+        yield header, body, False

@@ -11,7 +11,7 @@ from tailor.encode.replies.reply import Reply, ReplyFormat
 from tailor.encode.tokenizer import Tokenizer
 
 REPLY_FORMATS: tuple[ReplyFormat, ...] = (harmony.HARMONY, tags.TAGS)
-"""The first one that a template has is used. The last one is that of all other templates."""
+"""The first one whose mark a template has is used. The last one is that of all other templates."""
 _TAIL = 32
 """Tokens at the end of a prompt that the generation prompt may have."""
 
@@ -49,4 +49,4 @@ def read(tokenizer: Tokenizer, prompt: Sequence[int], ids: Iterable[int], *, too
 @lru_cache(maxsize=8)
 def _format_of(tokenizer: Tokenizer) -> ReplyFormat:
     template = tokenizer.require_template()
-    return next((one for one in REPLY_FORMATS if one.mark in template.text), REPLY_FORMATS[-1])
+    return next(one for one in REPLY_FORMATS if one.mark in template.text)

@@ -52,10 +52,11 @@ class Reply:
 
 
 EMPTY = Reply()
+_JSON = json.JSONDecoder()
 
 
 class ReplyFormat(Protocol):
-    """How a family of models writes replies. mark: a text that its chat templates have."""
+    """How a family of models writes replies. mark: a text that its chat templates have; all have the empty one."""
 
     mark: str
 
@@ -64,6 +65,22 @@ class ReplyFormat(Protocol):
 
         Until the text has ended, content and reasoning are beginnings of what they will be, and there are no calls.
         """
+
+
+def json_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that a text is; None if it is none."""
+    value, end = json_object_at(text, 0)
+    return value if end == len(text) else None
+
+
+def json_object_at(text: str, at: int) -> tuple[dict[str, Any], int]:
+    """The JSON object that begins at a position, and its end; ({}, -1) if there is none that other programs can read."""
+    try:
+        value, end = _JSON.raw_decode(text, at)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # NaN, and halves of characters
+    except (ValueError, RecursionError):
+        return {}, -1
+    return (value, end) if isinstance(value, dict) else ({}, -1)
 
 
 def without_part_of(text: str, marks: Sequence[str]) -> str:
