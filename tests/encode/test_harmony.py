@@ -158,6 +158,24 @@ def test_calls_of_tools(rows: Rows) -> None:
     assert "type add = (_: {\na?: number,\n}) => any;" in text
 
 
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [
+        ({"parameters": {"type": "object", "properties": {}}}, "type now = (_: {\n}) => any;"),
+        ({"parameters": {"type": "object"}}, "type now = (_: {\n}) => any;"),
+        ({"parameters": {}}, "type now = (_: any) => any;"),
+        ({}, "type now = () => any;"),
+        ({"description": "One. \n\nTwo. \n"}, "// One. \n// \n// Two. \ntype now = () => any;"),
+    ],
+    ids=str,
+)
+def test_tools_without_parameters(rows: Rows, function: dict[str, Any], text: str) -> None:
+    """As openai-harmony writes them."""
+    tools = [{"type": "function", "function": {"name": "now", **function}}]
+    (found,) = marked(rows, {**chat("2+2?", FOUR), "tools": tools})
+    assert f"namespace functions {{\n\n{text}\n\n}} // namespace functions<|end|>" in found
+
+
 PUBLISHED = (
     "{%- for message in messages -%}{%- if message.role == 'assistant' -%}{%- if 'tool_calls' in message -%}"
     "{{ '<|start|>assistant to=' + message.tool_calls[0].function.name + '<|message|>' + message.tool_calls[0].function.arguments"

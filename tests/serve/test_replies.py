@@ -105,6 +105,9 @@ def test_a_call_of_gpt_oss(served: Served, models: dict[str, Path], says: Any) -
     assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
     (call,) = choice.message.tool_calls or []
     assert call.function.model_dump() == ADD  # type: ignore[union-attr]
+    for asked in ({}, {"tools": [TOOL], "tool_choice": "none"}):
+        (none,) = client.chat.completions.create(model="gpt-oss", messages=ASKED, **asked).choices  # type: ignore[call-overload]
+        assert (none.message.content, none.message.tool_calls) == (json.dumps(ADD), None)
     # The client sends the message back: its reasoning is in the prompt until an answer follows.
     said = choice.message.model_dump(exclude_none=True)
     turns: Any = [*ASKED, said, {"role": "tool", "tool_call_id": call.id, "content": "4"}]

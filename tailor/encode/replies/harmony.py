@@ -41,10 +41,11 @@ class Harmony:
             elif recipient is not None and recipient[1] not in _PEOPLE:
                 if not (is_whole or ended):
                     continue
-                if (call := _call(recipient[1], body.strip())) is not None:
+                call = _call(recipient[1], body.strip())
+                if call is not None and tools:
                     calls.append(call)
                 else:
-                    content.append(body)
+                    content.append(body if call is None else call.text)
             elif channel is not None and channel[1] == "analysis":
                 thoughts.append(body)
             else:

@@ -20,6 +20,11 @@ class ToolCall:
         """The call as in OpenAI's interface, without an id."""
         return {"type": "function", "function": {"name": self.name, "arguments": self.arguments}}
 
+    @property
+    def text(self) -> str:
+        """The call as a text to show or to score."""
+        return json.dumps({"name": self.name, "arguments": self.arguments}, ensure_ascii=False)
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -32,11 +37,7 @@ class Reply:
     @property
     def text(self) -> str:
         """The content and the calls, as a text to show or to score."""
-        calls = (
-            json.dumps({"name": one.name, "arguments": one.arguments}, ensure_ascii=False)
-            for one in self.calls
-        )
-        return "\n".join(filter(None, [self.content, *calls]))
+        return "\n".join(filter(None, [self.content, *(one.text for one in self.calls)]))
 
     @property
     def extras(self) -> dict[str, Any]:

@@ -110,6 +110,15 @@ def test_without_tools_tags_of_calls_are_text() -> None:
     assert TAGS.read(f"I look. {CALL}", "", ended=True, tools=False) == Reply(f"I look. {CALL}")
 
 
+def test_without_tools_calls_of_harmony_are_text() -> None:
+    """Clients that name no tools expect none, and evaluations score the text."""
+    text = f'{ANALYSIS}Hm.{NEXT}{TO}{{"at": "é"}}<|call|>'
+    reply, reads = Reply(LOOK.text, "Hm."), ReplyReader(HARMONY, "", tools=False)
+    assert HARMONY.read(text, "", ended=True, tools=False) == reply
+    assert sum([*map(reads.take, text), reads.take("", ended=True)], EMPTY) == reply
+    assert json.loads(LOOK.text) == {"name": "look", "arguments": '{"at": "é"}'}
+
+
 def test_a_reply_as_a_text() -> None:
     assert (
         Reply("I look.", "Hm.", (LOOK,)).text
@@ -129,7 +138,7 @@ def test_harmony_reads_what_the_template_writes(tmp_path: Path) -> None:
             prompt = tokenizer.render([conversation["messages"][0]], tools, add_generation_prompt=True)
             whole = tokenizer.render([conversation["messages"][0], message], tools)
             answer = tokenizer.encode(whole.removeprefix(prompt))[:-1]
-            reply = read(tokenizer, tokenizer.encode(prompt), answer)
+            reply = read(tokenizer, tokenizer.encode(prompt), answer, tools=True)
             assert (reply.content, reply.reasoning) == (message["content"], _reasoning(message)), number
             calls = [one["function"] for one in message.get("tool_calls", ())]
             assert [(one.name, json.loads(one.arguments)) for one in reply.calls] == [
