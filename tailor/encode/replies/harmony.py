@@ -50,11 +50,14 @@ class Harmony:
                 thoughts.append(body)
             else:
                 content.append(body)
-        joined = ("\n".join(part for part in parts if part.strip()).strip() for parts in (content, thoughts))
-        return Reply(*joined, tuple(calls) if ended else ())
+        return Reply(_joined(content), _joined(thoughts), tuple(calls) if ended else ())
 
 
 HARMONY = Harmony()
+
+
+def _joined(bodies: list[str]) -> str:
+    return "\n".join(body for body in bodies if body.strip()).strip()
 
 
 def _call(recipient: str, arguments: str) -> ToolCall | None:
