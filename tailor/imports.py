@@ -24,7 +24,7 @@ def uncollected() -> Iterator[None]:
     try:
         yield
     finally:
-        if gc.get_count()[0] > MANY:
+        if gc.get_count()[0] > MANY and not gc.get_freeze_count():  # what the caller froze stays frozen
             # Into the oldest generation, without looking through them: the next collection would take 0.3 s.
             gc.freeze()
             gc.unfreeze()

@@ -48,6 +48,17 @@ def test_nothing_is_collected_inside(collections: Callable[[], int]) -> None:
     del kept, few, more
 
 
+def test_what_the_caller_froze_stays_frozen() -> None:
+    gc.freeze()
+    try:
+        with uncollected():
+            kept = objects()
+        assert gc.get_freeze_count()
+    finally:
+        gc.unfreeze()
+    del kept
+
+
 def test_an_error_ends_the_pause_and_a_pause_of_the_caller_stays() -> None:
     with pytest.raises(ImportError), uncollected():
         raise ImportError

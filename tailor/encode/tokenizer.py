@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -252,7 +253,7 @@ class Tokenizer:
     @cached_property
     def _word_cache(self) -> WordCache | None:
         chosen = os.environ.get("RAYON_NUM_THREADS", "")
-        threads = int(chosen) if chosen.isdigit() and int(chosen) > 0 else machine.cpus()
+        threads = int(chosen) if re.fullmatch("0*[1-9][0-9]{,8}", chosen) else machine.cpus()
         if (
             threads > MAX_CACHE_THREADS
             or self._byte_lengths is None

@@ -13,9 +13,9 @@ A text is cut before each space that follows a character that is no whitespace. 
 from __future__ import annotations
 
 import re
-import threading
+from array import array
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -28,62 +28,51 @@ _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA_3 = rf"{_WORDS}|\p{{N}}{{1,3}}|{_REST}"
 QWEN_2 = rf"{_WORDS}|\p{{N}}|{_REST}"
 PATTERNS = (LLAMA_3, QWEN_2)
-_PIECE = re.compile(r"\s*\S+(?:[^\S ]\s*\S+)*(?:[^\S ]\s*)?|\s+")
+_PIECE = re.compile(r" *[^ ]+(?:(?<=\s) +[^ ]*)*| +")
 _CUT = re.compile(r"\S ")
 MAX_PIECES = 1 << 18
-MAX_CHARACTERS = 1 << 24
+MAX_CHARACTERS = 1 << 22
 """The cache starts again beyond these limits, of the pieces in it: it needs about 60 MB at most."""
+FIRST_PIECES = 1 << 14
+FOUND_PER_NEW = 4
+"""A new piece costs about what 2 or 3 found ones save. So this many pay for a new one, after the first ones: texts that do not
+repeat their words are encoded whole, and take little more time than without the cache."""
 
 
 class WordCache:
-    """Encodes texts whose tokens are those of their pieces. See `is_possible`. Threads may share it."""
+    """Encodes texts whose tokens are those of their pieces. See `is_possible`.
+
+    Threads may share it and processes may fork: each entry is right on its own, and a full dictionary is left to those who
+    read it.
+    """
 
     def __init__(self, encode: Callable[[list[str]], Sequence[tokenizers.Encoding]]) -> None:
         """encode: texts -> their encodings, without the tokens that the tokenizer adds around a text."""
         self._encode = encode
-        self._lock = threading.Lock()
-        self._clear()
+        self._known: dict[str, bytes] = {}
+        """piece -> its token ids, as int32"""
+        self._characters = 0
+        """of the known pieces"""
+        self._credit: float = FOUND_PER_NEW * FIRST_PIECES
+        """found pieces that have paid for no new one"""
 
     def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
         """int32 [T]: the token ids of each text."""
-        pieces, counts = [], []
-        for text in texts:
-            own = _PIECE.findall(text)
-            pieces += own
-            counts.append(len(own))
-        with self._lock:
-            self._learn([piece for piece in dict.fromkeys(pieces) if piece not in self._numbers])
-            numbers = np.fromiter(map(self._numbers.__getitem__, pieces), np.int64, len(pieces))
-            starts = self._edges[numbers]  # [pieces]
-            lengths = self._edges[numbers + 1] - starts  # [pieces]
-            ends = np.cumsum(lengths)
-            # The ids of all pieces, one after the other.
-            at = np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
-            ids = self._ids[at]  # [tokens]
-            if len(self._numbers) > MAX_PIECES or self._characters > MAX_CHARACTERS:
-                self._clear()
-        bounds = [0, *np.concatenate([[0], ends])[np.cumsum(counts, dtype=np.int64)].tolist()]
-        return [ids[start:stop] for start, stop in pairwise(bounds)]
-
-    def _learn(self, pieces: list[str]) -> None:
-        if not pieces:
-            return
-        found = [ids_of(encoding) for encoding in self._encode(pieces)]
-        self._numbers.update(
-            zip(pieces, range(len(self._numbers), len(self._numbers) + len(pieces)), strict=True)
-        )
-        self._ids = np.concatenate([self._ids, *found])
-        self._edges = np.append(self._edges, self._edges[-1] + np.cumsum([len(ids) for ids in found]))
-        self._characters += sum(map(len, pieces))
-
-    def _clear(self) -> None:
-        self._numbers: dict[str, int] = {}
-        """piece -> its number"""
-        self._ids = np.zeros(0, np.int32)
-        """int32 [tokens], of all pieces"""
-        self._edges = np.zeros(1, np.int64)
-        """int64 [pieces + 1], where the ids of each piece begin and end"""
-        self._characters = 0
+        known = self._known
+        pieces = [_PIECE.findall(text) for text in texts]
+        new = [piece for piece in dict.fromkeys(chain.from_iterable(pieces)) if piece not in known]
+        count = sum(map(len, pieces))
+        rest = self._credit + (count - len(new)) - FOUND_PER_NEW * len(new)
+        if rest < 0:
+            self._credit += count / 8  # later texts may repeat words
+            return list(map(ids_of, self._encode(list(texts))))
+        self._credit = rest
+        known.update(zip(new, [array("i", one.ids).tobytes() for one in self._encode(new)], strict=True))
+        self._characters += sum(map(len, new))
+        if len(known) > MAX_PIECES or self._characters > MAX_CHARACTERS:
+            self._known, self._characters = {}, 0
+        ids_of_piece = known.__getitem__
+        return [np.frombuffer(bytearray().join(map(ids_of_piece, own)), np.int32) for own in pieces]
 
 
 def is_possible(content: Mapping[str, Any], added: Sequence[tokenizers.AddedToken]) -> bool:

@@ -134,12 +134,16 @@ class WorkerHost:
 
 
 def preload() -> None:
-    """Import what a worker needs. Ray calls it in the new process, before it imports the same modules for its own use."""
-    with uncollected():
+    """Import what a worker needs. Ray calls it in the new process, before it imports the same modules for its own use.
+
+    Nothing here may ask CUDA for its devices, as bitsandbytes does: Ray has not yet chosen the GPUs of the process, and CUDA
+    reads the choice once. An error is left to `train`, which imports the same modules and reports it.
+    """
+    with suppress(Exception), uncollected():
         import ray.train.torch  # noqa: F401
+        from transformers import AutoModelForCausalLM  # noqa: F401
 
         from tailor.train import loop  # noqa: F401
-    import_libraries()
 
 
 def train(config: dict[str, Any]) -> str:

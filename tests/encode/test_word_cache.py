@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
+import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tailor.encode import word_cache
@@ -132,6 +136,80 @@ def test_a_lone_surrogate_leaves_the_cache_as_it_was(tmp_path: Path) -> None:
             tokenizer.encode_batch(["a house", "the \ud800 sea"])
         (ids,) = tokenizer.encode_batch(["a house"])
         assert ids.tolist() == tokenizer.encode("a house")
+
+
+def test_texts_that_repeat_no_words_are_encoded_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(word_cache, "FIRST_PIECES", 50)
+    tokenizer = load_tokenizer(str(bpe_tokenizer(tmp_path)))
+    cache, encoded = tokenizer._word_cache, []
+    assert cache is not None
+    encode = cache._encode
+    cache._encode = lambda pieces: [encoded.extend(pieces), encode(pieces)][1]
+    texts = [" ".join(f"{number * 10 + one}x" for one in range(10)) for number in range(100)]
+    for text in texts:
+        (ids,) = tokenizer.encode_batch([text])
+        assert ids.tolist() == tokenizer.encode(text)
+    assert encoded[:50] == [piece for text in texts[:5] for piece in word_cache._PIECE.findall(text)]
+    assert sum(one in texts for one in encoded[50:]) > 80
+    # Words that repeat pay for themselves.
+    encoded.clear()
+    for _ in range(100):
+        tokenizer.encode_batch(["a house at the sea and a house"])
+    assert len(encoded) < 50
+    assert " and" in encoded
+
+
+def test_other_threads_go_on_while_one_encodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So does the child of a fork, where no other thread could free a lock. And one that fills the cache takes nothing away."""
+    monkeypatch.setattr(word_cache, "MAX_PIECES", 2)
+    tokenizer = load_tokenizer(str(bpe_tokenizer(tmp_path)))
+    cache = tokenizer._word_cache
+    assert cache is not None
+    encode, others, found = cache._encode, [["the sea is the sea"]], []
+
+    def encode_others() -> None:
+        found.extend(tokenizer.encode_batch(others.pop()))
+
+    def encode_beside(pieces: list[str]) -> Any:
+        if others:
+            other = threading.Thread(target=encode_others, daemon=True)
+            other.start()
+            other.join(60)
+        return encode(pieces)
+
+    tokenizer.encode_batch(["a house"])
+    cache._encode = encode_beside
+    found += tokenizer.encode_batch(["a house, a tree"])
+    texts = ["the sea is the sea", "a house, a tree"]
+    assert [ids.tolist() for ids in found] == [tokenizer.encode(text) for text in texts]
+
+
+def test_each_text_has_its_own_ids(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(bpe_tokenizer(tmp_path)))
+    texts = ["a house at the sea", "a", ""]
+    for _ in range(2):
+        found = list(tokenizer.encode_batch(texts))
+        assert [ids.tolist() for ids in found] == [tokenizer.encode(text) for text in texts]
+        assert [ids.dtype for ids in found] == [np.int32] * 3
+        assert found[1].base is not found[0].base, "one would keep the memory of all"
+        for ids in found:
+            ids[:] = -1
+
+
+def test_a_text_without_spaces_needs_little_memory() -> None:
+    text = "a\t" * 100_000
+    peaks = []
+    for pattern in (
+        word_cache._PIECE,
+        re.compile(r"\s*\S+(?:[^\S ]\s*\S+)*|\s+"),
+    ):  # the second is the control
+        tracemalloc.start()
+        pattern.findall(text)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[0] < 3 * len(text) < peaks[1]
 
 
 def other_pattern(content: dict[str, Any]) -> None:

@@ -6,13 +6,15 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
 from tailor.errors import ModelError, StoreError, WorkerError
-from tailor.onray import trainer, worker
+from tailor.models.libraries import import_libraries
+from tailor.onray import trainer
 from tailor.onray.cluster import Cluster
 from tailor.onray.sharing import ray_runner
 from tailor.onray.supervisor import DriverContext
@@ -109,13 +111,23 @@ def test_a_folder_that_workers_cannot_access_is_an_error(make: Make, cluster: Cl
 
 
 def test_a_new_worker_imports_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray finds the function by the name that the worker's process gets."""
+    """Ray finds the function by the name that the worker's process gets. Its errors are left to training, which reports them."""
     from ray._common.utils import load_class
 
     (name,) = trainer._preloading()["env_vars"].values()
-    imported: list[bool] = []
-    monkeypatch.setattr(
-        worker, "import_libraries", lambda: imported.append("tailor.train.loop" in sys.modules)
-    )
+    asked: list[str] = []
+
+    def find_spec(module: str, *_: Any) -> None:
+        if module == "bitsandbytes":
+            asked.append(module)
+            raise ImportError
+
+    monkeypatch.delitem(sys.modules, "bitsandbytes", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=find_spec), *sys.meta_path])
     load_class(name)()
-    assert imported == [True]
+    assert "tailor.train.loop" in sys.modules
+    assert not asked, "bitsandbytes asks CUDA for its devices before Ray has chosen them"
+    import_libraries()
+    assert asked, "the control"
+    monkeypatch.setitem(sys.modules, "ray.train.torch", None)
+    load_class(name)()
