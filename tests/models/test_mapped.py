@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.testing._internal.two_tensor import TwoTensor
 
 from tailor.models import mapped
 from tailor.models.load import load_network
@@ -95,3 +101,62 @@ def test_without_a_list_of_mappings_nothing_is_released(
     monkeypatch.setattr(mapped, "MAPS", tmp_path / "maps")
     load(mixture)
     assert not released
+
+
+@pytest.fixture
+def views(tmp_path: Path) -> Any:
+    """A module with one weight of a mapped file, whose other two tensors are no weights."""
+    tensors = {name: torch.full((64, 1024), float(value)) for value, name in enumerate("abc", 1)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        module: Any = torch.nn.Module()
+        module.weight = torch.nn.Parameter(file.get_tensor("b"))
+        module.others = [file.get_tensor("a"), file.get_tensor("c")]
+    return module
+
+
+@pytest.mark.parametrize("written", ["nothing", "an attribute", "the weight"])
+def test_a_page_that_was_written_to_is_kept(
+    views: Any, released: list[tuple[int, int]], written: str
+) -> None:
+    tensors = [*views.others, views.weight.data]
+    if written != "nothing":
+        tensors[0 if written == "an attribute" else 2][30] = 9.0
+    before = [tensor.clone() for tensor in tensors]
+    mapped.release_unused(views)
+    assert all(map(torch.equal, tensors, before))
+    size = sum(tensor.nbytes for tensor in views.others)
+    assert (bytes_of(released) > 0.9 * size) == (written == "nothing")
+
+
+def test_a_mapping_that_is_split_inside_a_weight(views: Any, released: list[tuple[int, int]]) -> None:
+    views.next = torch.nn.Parameter(
+        views.others[1]
+    )  # its start is in the last part, with the end of the weight
+    first = views.weight.data_ptr()
+    page = (first + views.weight.nbytes // 2) // mmap.PAGESIZE * mmap.PAGESIZE
+    libc = ctypes.CDLL(None)
+    assert not libc.madvise(ctypes.c_void_p(page), ctypes.c_size_t(mmap.PAGESIZE), mmap.MADV_DONTFORK)
+    mapped.release_unused(views)
+    assert bytes_of(released)
+    assert not any(start < first + views.weight.nbytes and first < end for start, end in released)
+
+
+@pytest.mark.parametrize("name", [b"latin-1 \xe9", "a line \u2028 and \x85".encode()])
+def test_any_file_may_be_mapped_too(
+    views: Any, released: list[tuple[int, int]], tmp_path: Path, name: bytes
+) -> None:
+    path = os.path.join(os.fsencode(tmp_path), name)
+    Path(os.fsdecode(path)).write_bytes(b"0" * mmap.PAGESIZE)
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
+        mapped.release_unused(views)
+    assert released
+
+
+def test_a_tensor_without_an_address_is_no_obstacle(views: Any, released: list[tuple[int, int]]) -> None:
+    wrapper: Any = TwoTensor
+    views.wrapping = torch.nn.Parameter(wrapper(torch.ones(2), torch.ones(2)))
+    with pytest.raises(RuntimeError):
+        views.wrapping.untyped_storage().data_ptr()
+    mapped.release_unused(views)
+    assert released
