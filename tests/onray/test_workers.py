@@ -70,6 +70,7 @@ def test_two_workers_split_the_batch_and_rank_zero_reports_in_order(
     """Every port of Ray's processes, torch's store and gloo is on the loopback interface meanwhile."""
     published: list[dict[str, Any]] = []
     ports: dict[tuple[str, int], bool] = {}
+    before = set(psutil.Process().children(recursive=True))
     names: set[str] = set()
 
     def publish(record: dict[str, Any]) -> None:
@@ -77,7 +78,7 @@ def test_two_workers_split_the_batch_and_rank_zero_reports_in_order(
         if record["kind"] == "train" and not ports:
             processes = psutil.Process().children(recursive=True)
             ports.update(listening({os.getpid(), *(process.pid for process in processes)}))
-            names.update(name for process in processes for name in process.cmdline()[:1])
+            names.update(name for process in {*processes} - before for name in process.cmdline()[:1])
 
     fit(*make(tmp_path / "one"), None)
     two = make(tmp_path / "two", scale={"workers": 2}, save={"every": 2})

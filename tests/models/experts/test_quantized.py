@@ -91,6 +91,7 @@ def test_reading_a_quantized_stack_gives_nan(tmp_path: Path) -> None:
             assert module.gate_up_proj.isnan().all()
     for module in model.network.modules():
         vars(module).pop("forward", None)  # PEFT's own computation, which reads the parameter
+    model.base.set_attn_implementation("eager")
     with torch.no_grad():
         assert model.network(input_ids=IDS, use_cache=False).logits.isnan().all()
 
