@@ -40,7 +40,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "dpo, qlora": {"method": DPO, "model": {"adapter": LORA, "quantize": {"type": "nf4"}}},
     "orpo": {"method": {**DPO, "loss": "orpo"}},
-    "one worker without rows": {"method": DPO, "train": {"batch_size": 3}},
+    "dpo, one worker without rows": {"method": DPO, "train": {"batch_size": 3}},
     "kto, lora": {"method": KTO, "model": ADAPTED},
     "kto, full": {"method": KTO},
 }
