@@ -1,4 +1,4 @@
-"""Imports are not interrupted by garbage collection, and collection goes on afterwards."""
+"""Imports are not interrupted by garbage collection, and collection continues afterwards."""
 
 from __future__ import annotations
 
@@ -98,5 +98,5 @@ def test_libraries_are_imported_without_collection(tmp_path: Path, monkeypatch: 
     import_libraries(adapter=True)
     found = [sys.modules[name] for name in ("bitsandbytes", "peft")]
     assert [one.during for one in found] == [False, False]
-    for one in found:
-        monkeypatch.delitem(sys.modules, one.__name__)
+    for name in ("bitsandbytes", "peft"):
+        del sys.modules[name]  # monkeypatch would put the test's module back at the end
