@@ -16,11 +16,10 @@ def import_libraries(*, adapter: bool = False) -> None:
     width, whose function has one multiplication per element and so gives the same bits without compilation.
     """
     with uncollected():
+        # torch reads the variable at each call of `torch.compile`. Errors are reported by the library that needs the package.
         with (
-            machine.environment(
-                {"TORCHDYNAMO_DISABLE": "1"}
-            ),  # torch reads it at each call of `torch.compile`
-            suppress(ImportError, OSError, RuntimeError),  # reported by the library that needs it
+            machine.environment({"TORCHDYNAMO_DISABLE": "1"}),
+            suppress(ImportError, OSError, RuntimeError),
         ):
             import bitsandbytes  # noqa: F401
         from transformers import AutoModelForCausalLM  # noqa: F401

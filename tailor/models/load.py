@@ -71,7 +71,8 @@ def load_for_training(
     """Load, quantize, adapt and check a model. Trained weights are float32, frozen ones `frozen_dtype`.
 
     pack: documents share rows, so that they must be isolated. activation_checkpointing: checkpoint every n-th decoder
-    layer; 0 or False for none. tokens: maximum of a forward pass. scores: with a scoring head, whose pairs are padded rows. Raises ModelError.
+    layer; 0 or False for none. tokens: maximum of a forward pass. scores: with a scoring head, whose pairs are padded rows.
+    Raises ModelError.
     """
     torch.manual_seed(seed)
     network = load_network(spec, dtype=base_dtype(spec, frozen_dtype), device=device, scores=scores)
@@ -300,9 +301,8 @@ def load_network(
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         if not trusted and (refusal := own_code.untrusted(f"model.path {spec.path}", error)) is not None:
             raise refusal from error
-        if "automatic conversion of the weights" in str(
-            error
-        ):  # the rest refers to a report that is not shown
+        # The rest of the message refers to a report that is not shown.
+        if "automatic conversion of the weights" in str(error):
             raise ModelError(
                 f"model.path {spec.path}: its stored weights cannot be converted: tensors of the quantization format are "
                 "missing, or have other shapes",
